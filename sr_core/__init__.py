@@ -1,0 +1,1 @@
+"""Everything that inference, the page and training share."""

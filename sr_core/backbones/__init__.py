@@ -1,0 +1,1 @@
+"""One file per backbone behind one protocol; `load_backbone` is the table's door."""

@@ -1,0 +1,1 @@
+"""Quality metrics, their sets and the hybrid reward."""

@@ -1,0 +1,1 @@
+"""Commands that turn photographs, candidates and rewards into better models."""
