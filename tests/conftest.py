@@ -1,0 +1,13 @@
+"""Fixtures shared by every test."""
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def photos() -> Path:
+    """Return the folder of photographs that lies beside the checkout."""
+    folder = Path(__file__).resolve().parents[2] / "shared" / "data"
+    assert folder.is_dir(), f"the photographs must lie in {folder}"
+    return folder
