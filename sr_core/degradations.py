@@ -48,6 +48,12 @@ __all__ = [
 SCALE = 4
 """HQ side divided by LQ side."""
 
+Quarter = Float[Tensor, "b 3 h//4 w//4"]
+"""Pixels like `Image`, a quarter of the side of the function's image."""
+
+Resized = Float[Tensor, "b 3 H W"]
+"""Pixels like `Image`, of another size than the function's image."""
+
 T = TypeVar("T")
 
 _MODES = ("area", "bilinear", "bicubic")
@@ -64,7 +70,7 @@ def degradation_preset(name: str) -> DegradationPreset:
     raise ConfigError(f"degradation must be one of {', '.join(PRESETS)}, got {name!r}; {hint}")
 
 
-def degrade(hq: Image, preset: DegradationPreset | str, *, generator: torch.Generator) -> Image:
+def degrade(hq: Image, preset: DegradationPreset | str, *, generator: torch.Generator) -> Quarter:
     """Synthesise the LQ of each HQ: a quarter of the side, on the 8-bit grid, on the device of `hq`.
 
     Works on the CPU with a CPU generator, so that a seed gives the same pixels on every machine of one kind.
@@ -130,12 +136,12 @@ def draw_kernel(stage: StageParameters, generator: torch.Generator) -> Float[Ten
     return padded_kernel(shape(size, sigma_x=sigma_x, sigma_y=sigma_y, angle=angle, beta=beta))
 
 
-def _synthesised(image: Image, preset: DegradationPreset, generator: torch.Generator) -> Image:
+def _synthesised(image: Image, preset: DegradationPreset, generator: torch.Generator) -> Quarter:
     """Run the stages and the final step on images that are not chosen to stay clean."""
     assert preset.first is not None, "a preset without a first stage keeps every image clean"
     height, width = image.shape[-2] // SCALE, image.shape[-1] // SCALE
     image = _blurred(image, preset.first, generator)
-    image = _resized(image, preset.first, image.shape[-2:], generator)
+    image = _resized(image, preset.first, (SCALE * height, SCALE * width), generator)
     image = _noised(image, preset.first, generator)
     if preset.first.jpeg_range is not None:
         image = _jpeg(image, _uniform_per_image(preset.first.jpeg_range, len(image), generator))
@@ -150,7 +156,7 @@ def _synthesised(image: Image, preset: DegradationPreset, generator: torch.Gener
 
 def _finished(
     image: Image, preset: DegradationPreset, size: tuple[int, int], generator: torch.Generator
-) -> Image:
+) -> Resized:
     """Reduce to the LQ size with the final sinc filter, and compress before or after it."""
     if preset.final_jpeg_range is None:
         return _reduced(image, preset, size, generator)
@@ -162,7 +168,7 @@ def _finished(
 
 def _reduced(
     image: Image, preset: DegradationPreset, size: tuple[int, int], generator: torch.Generator
-) -> Image:
+) -> Resized:
     image = _interpolated(image, size, _draw_one_of(_MODES, generator))
     filtered = torch.rand(len(image), generator=generator) < preset.final_sinc_prob
     if not filtered.any():
@@ -177,7 +183,7 @@ def _reduced(
     return blur(image, torch.stack(kernels))
 
 
-def _clean_reduction(image: Image, preset: DegradationPreset, generator: torch.Generator) -> Image:
+def _clean_reduction(image: Image, preset: DegradationPreset, generator: torch.Generator) -> Quarter:
     lq = resize(image, image.shape[-2] // SCALE, image.shape[-1] // SCALE)
     if preset.clean_jpeg_range is None:
         return lq
@@ -188,7 +194,9 @@ def _blurred(image: Image, stage: StageParameters, generator: torch.Generator) -
     return blur(image, torch.stack([draw_kernel(stage, generator) for _ in image]))
 
 
-def _resized(image: Image, stage: StageParameters, base: Sequence[int], generator: torch.Generator) -> Image:
+def _resized(
+    image: Image, stage: StageParameters, base: tuple[int, int], generator: torch.Generator
+) -> Resized:
     """Resize to a drawn factor of the base size (height, width)."""
     direction = _choose(stage.resize_prob, generator)
     low, high = stage.resize_range
@@ -197,7 +205,7 @@ def _resized(image: Image, stage: StageParameters, base: Sequence[int], generato
     return _interpolated(image, size, _draw_one_of(_MODES, generator))
 
 
-def _interpolated(image: Image, size: tuple[int, int], mode: str) -> Image:
+def _interpolated(image: Image, size: tuple[int, int], mode: str) -> Resized:
     """Resize without antialiasing, as the published pipelines do: aliasing is part of the degradation."""
     return image if image.shape[-2:] == size else F.interpolate(image, size=size, mode=mode)
 
