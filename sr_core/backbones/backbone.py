@@ -1,0 +1,48 @@
+"""The protocol of every restoration model: condition once, then one velocity field per photo."""
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from sr_core.tensors import Image, Latent, PerSample, Sigma
+
+Condition = Any
+"""A NamedTuple of tensors that one photo or tile yields; only its own backbone looks inside."""
+
+
+class Backbone(Protocol):
+    """What the restorer, the page and training rely on."""
+
+    name: str
+    scale: int
+    dtype: torch.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+
+    @property
+    def candidates_per_pass(self) -> int:
+        """The fixed number of seeds in one model call; never depends on how many were asked for."""
+
+    def latent_shape(self, lq: Image) -> tuple[int, int, int]:
+        """Return (channels, height, width) of the latent for `lq`."""
+
+    def encode(self, lq: Image) -> Condition:
+        """Return what all candidates of `lq` share."""
+
+    def velocity(self, x: Latent, sigma: Sigma, condition: Condition) -> Latent:
+        """Return noise minus clean at (x, sigma); sigma is above 0."""
+
+    def decode(self, x: Latent, condition: Condition) -> Image:
+        """Return the image of a clean latent, in [0, 1]."""
+
+    def prior_image(self, condition: Condition) -> Image:
+        """Return the deterministic restoration that the candidates vary around, in [0, 1]."""
+
+    def spectral_view(self, residual: Latent) -> Tensor:
+        """Return a latent residual on the grid where spectra are taken, by an orthogonal map."""
+
+    def error_weight(self, sigma: Sigma) -> PerSample:
+        """Return the weight of an error on this backbone's native target."""

@@ -1,0 +1,148 @@
+"""Recipes: frozen sections, read from YAML with dotted overrides, checked before anything loads."""
+
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pydantic
+import yaml
+
+from sr_core.degradations import PRESETS
+from sr_core.errors import ConfigError
+
+STRICT = pydantic.ConfigDict(extra="forbid", use_attribute_docstrings=True)
+section = pydantic.dataclasses.dataclass(config=STRICT, frozen=True, kw_only=True, slots=True)
+
+Recipe = TypeVar("Recipe")
+
+
+@section
+class DataConfig:
+    """Which crops are read and how they are degraded."""
+
+    crops: str
+    """Folder that `python -m train data` made."""
+    cache: str
+    """Folder for the prior's features of the crops; made on first use."""
+    presets: dict[str, float]
+    """Degradation presets with the share of crops that each gets."""
+    window_px: int = 32
+    """Side of a training window in LQ pixels, cut from a cached crop at random."""
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.presets) - set(PRESETS))
+        if unknown or not self.presets:
+            raise ValueError(f"presets must be among {sorted(PRESETS)}, got {sorted(self.presets)}")
+        if min(self.presets.values()) <= 0:
+            raise ValueError(f"the share of a preset must be positive, got {self.presets}")
+
+
+@section
+class HeadConfig:
+    """Shape of the flow head."""
+
+    widths: tuple[int, int, int] = (64, 96, 128)
+    num_blocks: tuple[int, int, int] = (2, 2, 2)
+    chroma_unit: float = 2.0
+    """Latent unit of the colour planes in their own standard deviations; above 1 they get less noise and less weight."""
+
+
+@section
+class OptimConfig:
+    """How the weights move."""
+
+    learning_rate: float
+    batch_size: int
+    max_steps: int
+    warmup_steps: int = 200
+    decay_steps: int
+    """Length of the final stretch over which the learning rate falls linearly to zero."""
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+    ema_rate: float = 0.001
+    """Slowest pull of the averaged weights towards the current ones; faster while the run is young."""
+    pure_noise_share: float = 0.25
+    """Share of each batch at exactly sigma = 1, where few-step sampling starts."""
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "batch_size", "max_steps"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if not 0 <= self.pure_noise_share <= 1:
+            raise ValueError(f"pure_noise_share must lie in [0, 1], got {self.pure_noise_share}")
+
+
+@section
+class ValidationConfig:
+    """Held-out photographs that are looked at during training and never trained on or picked by."""
+
+    photos: str
+    presets: tuple[str, ...] = ("bicubic", "real-esrgan")
+    every_steps: int = 5000
+    limit: int = 0
+    """Use only this many photographs; 0 means all."""
+
+
+@section
+class SftRecipe:
+    """Supervised training of the flow head."""
+
+    seed: int
+    output: str
+    """Folder of the run: checkpoints, log, resolved recipe and final weights."""
+    data: DataConfig
+    head: HeadConfig
+    optim: OptimConfig
+    validation: ValidationConfig | None = None
+    log_every: int = 50
+    checkpoint_every: int = 1000
+    keep_checkpoints: int = 2
+    dtype: str = "auto"
+    """`float32`, `bfloat16`, or `auto`: bfloat16 where the processor has it."""
+
+
+def _merge_override(values: dict[str, Any], override: str) -> None:
+    """Set one `section.key=value` in place; the value is read as YAML."""
+    path, separator, text = override.partition("=")
+    if not separator:
+        raise ConfigError(f"an override must look like section.key=value, got {override!r}")
+    *parents, leaf = path.split(".")
+    for name in parents:
+        values = values.setdefault(name, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"{path}: {name} is a value, not a section")
+    values[leaf] = yaml.safe_load(text)
+
+
+def parse_recipe(kind: type[Recipe], values: dict[str, Any], label: str) -> Recipe:
+    """Return the checked recipe; raises ConfigError with every fault on one line."""
+    try:
+        return pydantic.TypeAdapter(kind).validate_python(values)
+    except pydantic.ValidationError as error:
+        faults = "; ".join(f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}" for e in error.errors())
+        raise ConfigError(f"{label}: {faults}") from None
+
+
+def load_recipe(kind: type[Recipe], path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
+    """Read a YAML recipe and apply `section.key=value` overrides.
+
+    Raises ConfigError if the file is missing, is not a mapping, or has an unknown key or a value of the wrong type.
+    """
+    if not path.is_file():
+        raise ConfigError(f"the recipe must be a file, got {path}; see train/recipes")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path.name}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path.name}: must hold sections, got {type(values).__name__}")
+    for override in overrides:
+        _merge_override(values, override)
+    return parse_recipe(kind, values, path.name)
+
+
+def recipe_values(recipe: object) -> dict[str, Any]:
+    """Return a recipe as plain values, to be written beside what it made."""
+    if not is_dataclass(recipe) or isinstance(recipe, type):
+        raise TypeError(f"expected a recipe, got {type(recipe).__name__}")
+    return asdict(recipe)

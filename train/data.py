@@ -1,0 +1,201 @@
+"""Photographs to crops, and crops with the prior's features cached beside them."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+
+from sr_core.backbones.flow_head import HeadInput, unshuffle_planes
+from sr_core.backbones.prior import SCALE, TRUNK_CHANNELS, load_prior
+from sr_core.degradations import degrade
+from sr_core.errors import ConfigError, InputError
+from sr_core.images import read_image, to_uint8
+from sr_core.tensors import Image
+from train.config import DataConfig
+
+PHOTO_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".avif"}
+CROP_PX = 256
+CROPS = "crops.npy"
+INDEX = "crops.json"
+
+
+def seeded_generator(*parts: int | str) -> torch.Generator:
+    """Return a CPU generator whose stream depends on `parts` alone."""
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") & (2**63 - 1))
+
+
+def find_photos(folders: Sequence[Path]) -> list[Path]:
+    """Return every photograph below `folders`, sorted.
+
+    Raises InputError if a folder does not exist or holds none.
+    """
+    found = []
+    for folder in folders:
+        if not folder.is_dir():
+            raise InputError(f"photographs must lie in a folder, got {folder}")
+        photos = sorted(p for p in folder.rglob("*") if p.suffix.lower() in PHOTO_SUFFIXES)
+        if not photos:
+            raise InputError(f"{folder} holds no photograph ({', '.join(sorted(PHOTO_SUFFIXES))})")
+        found += photos
+    return found
+
+
+def _positions(pixels: Image, count: int, generator: torch.Generator) -> Iterator[tuple[int, int]]:
+    """Yield crop corners: of three random places, the one with the most local contrast."""
+    height, width = pixels.shape[-2:]
+    grey = pixels.mean(1)[0]
+    for _ in range(count):
+        rows = torch.randint(0, height - CROP_PX + 1, (3,), generator=generator).tolist()
+        columns = torch.randint(0, width - CROP_PX + 1, (3,), generator=generator).tolist()
+        patches = [grey[r : r + CROP_PX, c : c + CROP_PX] for r, c in zip(rows, columns, strict=True)]
+        contrast = [float(torch.diff(p, dim=1).abs().mean()) for p in patches]
+        best = int(np.argmax(contrast))
+        yield rows[best], columns[best]
+
+
+def pack(folders: Sequence[Path], out: Path, *, crops_per_photo: int, seed: int) -> int:
+    """Cut photographs into square crops of 256 px and return how many were written.
+
+    Photographs smaller than a crop are left out and counted in the index. Writes `crops.npy` (n, 256, 256, 3) uint8
+    and `crops.json`, whole or not at all.
+    """
+    crops, index, skipped = [], [], []
+    for path in tqdm(find_photos(folders), desc="packing", unit="photo"):
+        pixels = read_image(path).pixels
+        if min(pixels.shape[-2:]) < CROP_PX:
+            skipped.append(path.name)
+            continue
+        generator = seeded_generator(seed, path.name)
+        for row, column in _positions(pixels, crops_per_photo, generator):
+            crops.append(to_uint8(pixels[..., row : row + CROP_PX, column : column + CROP_PX]))
+            index.append({"photo": path.name, "row": row, "column": column})
+    if not crops:
+        raise InputError(f"a photograph must be at least {CROP_PX} px a side, and none was")
+    out.mkdir(parents=True, exist_ok=True)
+    array = np.stack(crops)
+    temporary = out / f".{CROPS}.{os.getpid()}.npy"
+    np.save(temporary, array, allow_pickle=False)
+    digest = hashlib.sha256(array.tobytes()).hexdigest()
+    content = {"sha256": digest, "crop_px": CROP_PX, "seed": seed, "skipped": skipped, "crops": index}
+    temporary_index = out / f".{INDEX}.{os.getpid()}"
+    temporary_index.write_text(json.dumps(content), encoding="utf-8")
+    os.replace(temporary, out / CROPS)
+    os.replace(temporary_index, out / INDEX)
+    return len(crops)
+
+
+class Batch(NamedTuple):
+    """Windows of several crops with what the head is told about them."""
+
+    photo: HeadInput
+    hq: Float[Tensor, "b 48 h w"]
+    """Opponent planes of the ground truth, pixel-unshuffled by 4."""
+
+
+class CachedCrops:
+    """Crops degraded once, with the prior's features stored beside them as memory-mapped arrays."""
+
+    def __init__(self, folder: Path) -> None:
+        self.hq = np.load(folder / "hq.npy", mmap_mode="r", allow_pickle=False)
+        self.lq = np.load(folder / "lq.npy", mmap_mode="r", allow_pickle=False)
+        self.prior = np.load(folder / "prior.npy", mmap_mode="r", allow_pickle=False)
+        self.trunk = np.load(folder / "trunk.npy", mmap_mode="r", allow_pickle=False)
+
+    def __len__(self) -> int:
+        return len(self.lq)
+
+    def window(self, index: int, row: int, column: int, side: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return float32 (hq, lq, prior, trunk) of one square window; `row`, `column`, `side` in LQ pixels."""
+        low = (slice(row, row + side), slice(column, column + side))
+        high = (slice(row * SCALE, (row + side) * SCALE), slice(column * SCALE, (column + side) * SCALE))
+        hq = torch.from_numpy(self.hq[index][high].copy()).permute(2, 0, 1).float() / 255
+        lq = torch.from_numpy(self.lq[index][low].copy()).permute(2, 0, 1).float() / 255
+        prior = torch.from_numpy(self.prior[index][(slice(None), *high)].astype(np.float32))
+        trunk = torch.from_numpy(self.trunk[index][(slice(None), *low)].astype(np.int32)) << 16
+        return hq, lq, prior, trunk.view(torch.float32)
+
+    def windows(
+        self, batch_size: int, side: int, generator: torch.Generator
+    ) -> tuple[Image, Image, Image, Float[Tensor, "b 64 h w"]]:
+        """Return random windows as (hq, lq, prior, trunk)."""
+        crop = self.lq.shape[1]
+        if side > crop:
+            raise ConfigError(f"window_px must be at most {crop}, got {side}")
+        indices = torch.randint(0, len(self), (batch_size,), generator=generator).tolist()
+        corners = torch.randint(0, crop - side + 1, (batch_size, 2), generator=generator).tolist()
+        parts = [self.window(i, r, c, side) for i, (r, c) in zip(indices, corners, strict=True)]
+        hq, lq, prior, trunk = (torch.stack(part) for part in zip(*parts, strict=True))
+        return hq, lq, prior, trunk
+
+
+def _cache_key(config: DataConfig, digest: str, seed: int, dtype: str) -> dict[str, object]:
+    return {"crops": digest, "presets": dict(sorted(config.presets.items())), "seed": seed, "dtype": dtype}
+
+
+def cached_crops(config: DataConfig, *, seed: int, dtype: torch.dtype, device: str) -> CachedCrops:
+    """Return the crops with the prior's features, computing them on first use.
+
+    Crop i gets its preset and its degradation from (seed, i). A cache that was made for other crops, presets, seed or
+    precision is refused; an unfinished one is made again.
+    Raises ConfigError if the crops or a matching cache are missing.
+    """
+    source, folder = Path(config.crops), Path(config.cache)
+    if not (source / INDEX).is_file():
+        raise ConfigError(f"{source} must hold packed crops; run: python -m train data PHOTOS... --out {source}")
+    digest = json.loads((source / INDEX).read_text(encoding="utf-8"))["sha256"]
+    key = _cache_key(config, digest, seed, str(dtype).removeprefix("torch."))
+    marker = folder / "_SUCCESS.json"
+    if marker.is_file():
+        found = json.loads(marker.read_text(encoding="utf-8"))
+        if found != key:
+            raise ConfigError(f"{folder} was made for {found}, this recipe needs {key}; name another data.cache")
+        return CachedCrops(folder)
+    _fill_cache(np.load(source / CROPS, mmap_mode="r", allow_pickle=False), folder, config, seed, dtype, device)
+    marker.write_text(json.dumps(key), encoding="utf-8")
+    return CachedCrops(folder)
+
+
+def _fill_cache(
+    crops: np.ndarray, folder: Path, config: DataConfig, seed: int, dtype: torch.dtype, device: str
+) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    count, low = len(crops), CROP_PX // SCALE
+
+    def array(name: str, kind: str, shape: tuple[int, ...]) -> np.ndarray:
+        return np.lib.format.open_memmap(folder / name, mode="w+", dtype=np.dtype(kind), shape=shape)
+
+    hq_array = array("hq.npy", "uint8", (count, CROP_PX, CROP_PX, 3))
+    lq_array = array("lq.npy", "uint8", (count, low, low, 3))
+    prior_array = array("prior.npy", "float16", (count, 3, CROP_PX, CROP_PX))
+    trunk_array = array("trunk.npy", "uint16", (count, TRUNK_CHANNELS, low, low))
+    prior = load_prior().to(device=device, dtype=dtype)
+    names = list(config.presets)
+    shares = torch.tensor([config.presets[name] for name in names])
+    for i in tqdm(range(count), desc="caching the prior's features", unit="crop"):
+        generator = seeded_generator(seed, "degrade", i)
+        preset = names[int(torch.multinomial(shares, 1, generator=generator))]
+        hq = torch.from_numpy(crops[i].copy()).permute(2, 0, 1)[None].float() / 255
+        lq = degrade(hq, preset, generator=generator)
+        with torch.inference_mode():
+            output = prior(lq.to(device=device, dtype=dtype).contiguous(memory_format=torch.channels_last))
+        hq_array[i], lq_array[i] = crops[i], to_uint8(lq)
+        prior_array[i] = output.image[0].float().clamp(-0.5, 1.5).cpu().numpy()
+        trunk_array[i] = output.trunk[0].contiguous().bfloat16().cpu().view(torch.uint16).numpy()
+    for values in (hq_array, lq_array, prior_array, trunk_array):
+        values.flush()
+
+
+def head_batch(
+    hq: Image, lq: Image, prior: Image, trunk: Float[Tensor, "b 64 h w"], gain: Float[Tensor, "b 1 h w"]
+) -> Batch:
+    """Return the planes that the flow is defined on."""
+    return Batch(HeadInput(trunk, unshuffle_planes(prior), lq, gain), unshuffle_planes(hq))

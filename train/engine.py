@@ -1,0 +1,143 @@
+"""The training loop: accumulate, backward, clip, step, average, log, checkpoint; knows no diffusion."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from train.checkpoints import (
+    Checkpoint,
+    latest_checkpoint,
+    optimizer_tensors,
+    restore_optimizer,
+    save_checkpoint,
+)
+from train.config import OptimConfig
+from train.steps import StepOutput
+
+YOUNG_EMA = 9.0
+"""Numerator of the averaging rate of a young run: max(rate, 9 / (10 + step))."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """Where a run writes and how often."""
+
+    output: Path
+    log_every: int
+    checkpoint_every: int
+    keep_checkpoints: int
+    resume: bool
+    recipe: dict[str, Any]
+    """Plain values of the recipe; a resumed run must have the same but for the length."""
+
+
+def learning_rate_at(step: int, optim: OptimConfig) -> float:
+    """Return the rate of `step` (from 0): linear warm-up, constant, linear fall to zero over the last stretch."""
+    warm = min(1.0, (step + 1) / max(1, optim.warmup_steps))
+    left = (optim.max_steps - step) / max(1, optim.decay_steps)
+    return optim.learning_rate * min(warm, left, 1.0)
+
+
+def ema_rate_at(step: int, slowest: float) -> float:
+    """Return how far the averaged weights move towards the current ones."""
+    return max(slowest, YOUNG_EMA / (10 + step))
+
+
+@torch.no_grad()
+def move_average(average: dict[str, Tensor], model: nn.Module, rate: float) -> None:
+    """Pull `average` towards the weights of `model` in place; buffers are copied."""
+    parameters = dict(model.named_parameters())
+    for name, value in model.state_dict().items():
+        if name in parameters:
+            average[name].lerp_(value, rate)
+        else:
+            average[name].copy_(value)
+
+
+class _Log:
+    """JSON lines of a run; a resumed run drops what came after its checkpoint."""
+
+    def __init__(self, path: Path, first_step: int) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        kept = [line for line in lines if json.loads(line)["step"] <= first_step] if first_step else []
+        path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        self.path = path
+
+    def write(self, values: dict[str, Any]) -> None:
+        """Append one line."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(values) + "\n")
+
+
+def fit(
+    model: nn.Module,
+    step: Callable[[int], StepOutput],
+    optim: OptimConfig,
+    settings: RunSettings,
+    on_evaluate: Callable[[int, dict[str, Tensor]], dict[str, float]] | None = None,
+    evaluate_every: int = 0,
+) -> dict[str, Tensor]:
+    """Train `model` in place and return the averaged weights.
+
+    `step(i)` must draw its randomness from `i` alone; then a resumed run equals the unbroken one bit for bit.
+    `on_evaluate(step, averaged weights)` returns figures for the log.
+    Raises ConfigError if asked to resume where there is nothing, and FloatingPointError if the loss is not finite.
+    """
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(
+        trained, lr=optim.learning_rate, betas=(0.9, 0.99), weight_decay=optim.weight_decay
+    )
+    average = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    first, elapsed, cpu = 0, 0.0, 0.0
+    checkpoints = settings.output / "checkpoints"
+    if settings.resume:
+        found = latest_checkpoint(checkpoints)
+        model.load_state_dict(found.tensors["model"])
+        average = found.tensors["ema"]
+        restore_optimizer(optimizer, found.tensors["optimizer"])
+        first, elapsed, cpu = found.state["step"], found.state["elapsed_s"], found.state["cpu_s"]
+    log = _Log(settings.output / "log.jsonl", first)
+    wall_start, cpu_start = time.monotonic(), time.process_time()
+
+    def save(done: int) -> None:
+        state = {
+            "step": done,
+            "elapsed_s": elapsed + time.monotonic() - wall_start,
+            "cpu_s": cpu + time.process_time() - cpu_start,
+            "recipe": settings.recipe,
+        }
+        sets = {"model": dict(model.state_dict()), "ema": average, "optimizer": optimizer_tensors(optimizer)}
+        save_checkpoint(checkpoints, done, Checkpoint(sets, state), keep=settings.keep_checkpoints)
+
+    bar = tqdm(range(first, optim.max_steps), initial=first, total=optim.max_steps, unit="step", mininterval=2)
+    for index in bar:
+        rate = learning_rate_at(index, optim)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        output = step(index)
+        if not bool(torch.isfinite(output.loss.detach())):
+            raise FloatingPointError(f"the loss of step {index} is {output.loss.item()}")
+        output.loss.backward()
+        norm = nn.utils.clip_grad_norm_(trained, optim.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        move_average(average, model, ema_rate_at(index, optim.ema_rate))
+        done = index + 1
+        if done % settings.log_every == 0 or done == optim.max_steps:
+            values = {name: float(value) for name, value in output.metrics.items()}
+            line = {"step": done, "loss": float(output.loss.detach()), "grad_norm": float(norm), "lr": rate, **values}
+            log.write(line)
+            bar.set_postfix(loss=f"{line['loss']:.3f}")
+        if on_evaluate and evaluate_every and (done % evaluate_every == 0 or done == optim.max_steps):
+            log.write({"step": done, **on_evaluate(done, average)})
+        if done % settings.checkpoint_every == 0 or done == optim.max_steps:
+            save(done)
+    return average

@@ -1,0 +1,157 @@
+"""Supervised training of the compact backbone's flow head (`python -m train sft`)."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d, mse_loss, pad
+
+from sr_core.backbones.compact import CompactBackbone, head_metadata
+from sr_core.backbones.flow_head import FlowHead, contrast_features, image_from_planes, unshuffle_planes
+from sr_core.backbones.prior import load_prior
+from sr_core.degradations import degrade
+from sr_core.images import read_image
+from sr_core.noise import block_noise
+from sr_core.precision import resolve_dtype
+from sr_core.samplers import heun_step, integrate
+from sr_core.schedules import power_sigmas
+from sr_core.spectra import log_spectral_distance
+from sr_core.tensors import Image
+from train.checkpoints import replace_tensors, replace_text
+from train.config import SftRecipe, ValidationConfig, recipe_values
+from train.data import Batch, CachedCrops, cached_crops, find_photos, head_batch, seeded_generator
+from train.engine import RunSettings, fit
+from train.steps import StepOutput, sft_step
+
+FIT_WINDOWS = 2048
+"""Windows from which the gain and the channel units are fitted."""
+
+
+@torch.no_grad()
+def fit_scales(head: FlowHead, crops: CachedCrops, window_px: int, chroma_unit: float, seed: int) -> None:
+    """Fit, in place, how large the residual is: by least squares on log energies, then to unit energy overall.
+
+    The brightness plane gets unit standard deviation in latent units, the colour planes 1 / `chroma_unit`.
+    """
+    generator = seeded_generator(seed, "scales")
+    features, energies, planes, trunks = [], [], [], []
+    for _ in range(max(1, FIT_WINDOWS // 64)):
+        hq, lq, prior, trunk = crops.windows(64, window_px, generator)
+        residual = unshuffle_planes(hq) - unshuffle_planes(prior)
+        energy = residual.square().mean(1, keepdim=True)
+        smooth = avg_pool2d(pad(energy, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+        features.append(contrast_features(prior, lq)[..., ::4, ::4].permute(1, 0, 2, 3).flatten(1))
+        energies.append(smooth[..., ::4, ::4].flatten())
+        planes.append(residual.unflatten(1, (3, -1)).square().mean(2)[..., ::4, ::4].permute(1, 0, 2, 3).flatten(1))
+        trunks.append(trunk.square().mean())
+    x = torch.cat(features, 1)
+    design = torch.cat([x, torch.ones(1, x.shape[1])], 0).double()
+    target = torch.log(torch.cat(energies) + 1e-7).double()
+    solution = torch.linalg.lstsq(design.T, target[:, None]).solution[:, 0]
+    predicted = torch.exp(solution @ design)
+    solution[-1] += torch.log((torch.cat(energies).double() / predicted).mean())
+    gain_square = torch.exp(solution @ design).float()
+    spread = (torch.cat(planes, 1) / gain_square).mean(1).sqrt()
+    head.gain_coefficients.copy_(solution.float())
+    head.component_std.copy_(spread * torch.tensor([1.0, chroma_unit, chroma_unit]))
+    head.trunk_std.copy_(torch.stack(trunks).mean().sqrt())
+
+
+def make_batch(head: FlowHead, crops: CachedCrops, recipe: SftRecipe, index: int) -> Batch:
+    """Return the batch of step `index`, which depends on the recipe's seed and the index alone."""
+    generator = seeded_generator(recipe.seed, "batch", index)
+    hq, lq, prior, trunk = crops.windows(recipe.optim.batch_size, recipe.data.window_px, generator)
+    with torch.no_grad():
+        return head_batch(hq, lq, prior, trunk, head.gain(prior, lq))
+
+
+class Validation:
+    """Held-out photographs, degraded once, restored with one seed each."""
+
+    def __init__(self, config: ValidationConfig, dtype: torch.dtype, device: str) -> None:
+        self.dtype, self.device = dtype, device
+        self.pairs: list[tuple[str, Image, Image]] = []
+        photos = find_photos([Path(config.photos)])
+        for path in photos[: config.limit or None]:
+            hq = read_image(path).pixels
+            height, width = (side - side % 4 for side in hq.shape[-2:])
+            hq = hq[..., :height, :width]
+            for preset in config.presets:
+                generator = seeded_generator("validation", path.name, preset)
+                self.pairs.append((preset, hq, degrade(hq, preset, generator=generator)))
+
+    def __call__(self, head: FlowHead) -> dict[str, float]:
+        """Return PSNR (dB, RGB) and log-spectral distance (dB) of prior and head, one value a preset."""
+        backbone = CompactBackbone(load_prior(), head, dtype=self.dtype, device=self.device)
+        sigmas = power_sigmas(4)
+        figures: dict[str, list[float]] = {}
+        for preset, hq, lq in self.pairs:
+            condition = backbone.encode(lq)
+            channels, height, width = backbone.latent_shape(lq)
+            noise = block_noise(0, channels, 0, 0, height, width)
+            latent = integrate(heun_step, lambda x, s, c=condition: backbone.velocity(x, s, c), noise, sigmas)
+            outputs = {"prior": condition.prior.clamp(0, 1), "head": backbone.decode(latent, condition)}
+            for name, image in outputs.items():
+                psnr = -10 * torch.log10(mse_loss(image, hq))
+                figures.setdefault(f"{preset}/{name}_psnr", []).append(float(psnr))
+                figures.setdefault(f"{preset}/{name}_lsd", []).append(float(log_spectral_distance(image, hq)))
+        return {name: sum(values) / len(values) for name, values in figures.items()}
+
+
+def _evaluator(
+    recipe: SftRecipe, dtype: torch.dtype, device: str
+) -> Callable[[int, dict[str, Tensor]], dict[str, float]] | None:
+    if recipe.validation is None:
+        return None
+    validation = Validation(recipe.validation, dtype, device)
+
+    def evaluate(step: int, average: dict[str, Tensor]) -> dict[str, float]:
+        head = FlowHead(recipe.head.widths, recipe.head.num_blocks)
+        head.load_state_dict(average)
+        return validation(head)
+
+    return evaluate
+
+
+def train_sft(recipe: SftRecipe, *, resume: bool = False) -> Path:
+    """Run the recipe and return the path of the final weights.
+
+    Writes checkpoints, `log.jsonl`, `recipe.json`, `summary.json` and `head.safetensors` into the recipe's output.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = resolve_dtype(recipe.dtype, device)
+    output = Path(recipe.output)
+    start, cpu_start = time.monotonic(), time.process_time()
+    crops = cached_crops(recipe.data, seed=recipe.seed, dtype=dtype, device=device)
+    cache_s, cache_cpu_s = time.monotonic() - start, time.process_time() - cpu_start
+    torch.manual_seed(recipe.seed)
+    head = FlowHead(recipe.head.widths, recipe.head.num_blocks)
+    fit_scales(head, crops, recipe.data.window_px, recipe.head.chroma_unit, recipe.seed)
+    head.to(device=device, memory_format=torch.channels_last)
+    output.mkdir(parents=True, exist_ok=True)
+    replace_text(output / "recipe.json", json.dumps(recipe_values(recipe), indent=1))
+
+    def step(index: int) -> StepOutput:
+        batch = make_batch(head, crops, recipe, index)
+        generator = seeded_generator(recipe.seed, "noise", index)
+        with torch.autocast(device, dtype, enabled=dtype != torch.float32):
+            return sft_step(head, batch, recipe.optim.pure_noise_share, generator)
+
+    settings = RunSettings(
+        output=output,
+        log_every=recipe.log_every,
+        checkpoint_every=recipe.checkpoint_every,
+        keep_checkpoints=recipe.keep_checkpoints,
+        resume=resume,
+        recipe=recipe_values(recipe),
+    )
+    every = recipe.validation.every_steps if recipe.validation else 0
+    average = fit(head, step, recipe.optim, settings, _evaluator(recipe, dtype, device), every)
+    final = output / "head.safetensors"
+    replace_tensors(final, average, head_metadata(head))
+    summary = {"cache_s": cache_s, "cache_cpu_s": cache_cpu_s, "crops": len(crops), "device": device, "dtype": str(dtype)}
+    replace_text(output / "summary.json", json.dumps(summary, indent=1))
+    return final
