@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from sr_core.degradations import degrade
 from sr_core.errors import ConfigError, InputError
 from sr_core.images import read_image, to_uint8
 from sr_core.tensors import Image
+from train.checkpoints import replace_text
 from train.config import DataConfig
 
 PHOTO_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".avif"}
@@ -159,39 +160,66 @@ def cached_crops(config: DataConfig, *, seed: int, dtype: torch.dtype, device: s
         if found != key:
             raise ConfigError(f"{folder} was made for {found}, this recipe needs {key}; name another data.cache")
         return CachedCrops(folder)
-    _fill_cache(np.load(source / CROPS, mmap_mode="r", allow_pickle=False), folder, config, seed, dtype, device)
-    marker.write_text(json.dumps(key), encoding="utf-8")
+    crops = np.load(source / CROPS, mmap_mode="r", allow_pickle=False)
+    _fill_cache(_CacheWriter(folder, len(crops), key), crops, config, seed, dtype, device)
+    replace_text(marker, json.dumps(key))
     return CachedCrops(folder)
 
 
+class _CacheWriter:
+    """The cache's arrays on disk, filled crop by crop; an interrupted fill goes on where it was last synced."""
+
+    def __init__(self, folder: Path, count: int, key: dict[str, object]) -> None:
+        low = CROP_PX // SCALE
+        self._progress, self._key = folder / "progress.json", key
+        layout = {
+            "hq": ("uint8", (count, CROP_PX, CROP_PX, 3)),
+            "lq": ("uint8", (count, low, low, 3)),
+            "prior": ("float16", (count, 3, CROP_PX, CROP_PX)),
+            "trunk": ("uint16", (count, TRUNK_CHANNELS, low, low)),
+        }
+        self.done = self._found()
+        folder.mkdir(parents=True, exist_ok=True)
+        mode: Literal["r+", "w+"] = "r+" if self.done else "w+"
+        self.arrays = {
+            name: np.lib.format.open_memmap(folder / f"{name}.npy", mode=mode, dtype=np.dtype(kind), shape=shape)
+            for name, (kind, shape) in layout.items()
+        }
+
+    def _found(self) -> int:
+        if not self._progress.is_file():
+            return 0
+        found = json.loads(self._progress.read_text(encoding="utf-8"))
+        return int(found["done"]) if found["key"] == self._key else 0
+
+    def sync(self, done: int) -> None:
+        """Flush the arrays, then record that the first `done` crops are there."""
+        for array in self.arrays.values():
+            array.flush()
+        replace_text(self._progress, json.dumps({"key": self._key, "done": done}))
+
+
 def _fill_cache(
-    crops: np.ndarray, folder: Path, config: DataConfig, seed: int, dtype: torch.dtype, device: str
+    writer: _CacheWriter, crops: np.ndarray, config: DataConfig, seed: int, dtype: torch.dtype, device: str
 ) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    count, low = len(crops), CROP_PX // SCALE
-
-    def array(name: str, kind: str, shape: tuple[int, ...]) -> np.ndarray:
-        return np.lib.format.open_memmap(folder / name, mode="w+", dtype=np.dtype(kind), shape=shape)
-
-    hq_array = array("hq.npy", "uint8", (count, CROP_PX, CROP_PX, 3))
-    lq_array = array("lq.npy", "uint8", (count, low, low, 3))
-    prior_array = array("prior.npy", "float16", (count, 3, CROP_PX, CROP_PX))
-    trunk_array = array("trunk.npy", "uint16", (count, TRUNK_CHANNELS, low, low))
     prior = load_prior().to(device=device, dtype=dtype)
     names = list(config.presets)
     shares = torch.tensor([config.presets[name] for name in names])
-    for i in tqdm(range(count), desc="caching the prior's features", unit="crop"):
+    count = len(crops)
+    bar = tqdm(range(writer.done, count), initial=writer.done, total=count, desc="caching features", unit="crop")
+    for i in bar:
         generator = seeded_generator(seed, "degrade", i)
         preset = names[int(torch.multinomial(shares, 1, generator=generator))]
         hq = torch.from_numpy(crops[i].copy()).permute(2, 0, 1)[None].float() / 255
         lq = degrade(hq, preset, generator=generator)
         with torch.inference_mode():
             output = prior(lq.to(device=device, dtype=dtype).contiguous(memory_format=torch.channels_last))
-        hq_array[i], lq_array[i] = crops[i], to_uint8(lq)
-        prior_array[i] = output.image[0].float().clamp(-0.5, 1.5).cpu().numpy()
-        trunk_array[i] = output.trunk[0].contiguous().bfloat16().cpu().view(torch.uint16).numpy()
-    for values in (hq_array, lq_array, prior_array, trunk_array):
-        values.flush()
+        writer.arrays["hq"][i] = crops[i]
+        writer.arrays["lq"][i] = to_uint8(lq)
+        writer.arrays["prior"][i] = output.image[0].float().clamp(-0.5, 1.5).cpu().numpy()
+        writer.arrays["trunk"][i] = output.trunk[0].contiguous().bfloat16().cpu().view(torch.uint16).numpy()
+        if (i + 1) % 200 == 0 or i + 1 == count:
+            writer.sync(i + 1)
 
 
 def head_batch(

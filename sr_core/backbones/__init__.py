@@ -1,1 +1,71 @@
 """One file per backbone behind one protocol; `load_backbone` is the table's door."""
+
+from collections.abc import Callable
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from sr_core.assets import ASSETS
+from sr_core.backbones.backbone import Backbone
+from sr_core.errors import ConfigError
+
+SFT = "sft"
+"""Name of the backbone's own weights, without an adapter."""
+
+
+class BackboneLoader(Protocol):
+    """Builds one backbone; imports what it needs only then."""
+
+    def __call__(self, *, dtype: torch.dtype, device: str, adapter: Path | None) -> Backbone:
+        """Return the backbone; raises WeightsError if a file is missing."""
+
+
+def _load_compact(*, dtype: torch.dtype, device: str, adapter: Path | None) -> Backbone:
+    from sr_core.backbones.compact import load_compact
+
+    return load_compact(dtype=dtype, device=device, adapter=adapter)
+
+
+BACKBONES: dict[str, BackboneLoader] = {"compact": _load_compact}
+
+
+def adapter_folder(backbone: str) -> Path:
+    """Return where the adapters of a backbone lie, one PEFT folder each."""
+    return ASSETS / backbone / "adapters"
+
+
+def available_adapters(backbone: str) -> tuple[str, ...]:
+    """Return the names that `load_backbone` accepts as adapter, `sft` first."""
+    folder = adapter_folder(backbone)
+    found = sorted(p.parent.name for p in folder.glob("*/adapter_config.json"))
+    return (SFT, *found)
+
+
+def _checked(value: str, known: tuple[str, ...], what: str) -> str:
+    if value not in known:
+        near = get_close_matches(value, known) or known
+        raise ConfigError(f"unknown {what} {value!r}; did you mean {', '.join(near)}?")
+    return value
+
+
+def load_backbone(
+    name: str, *, dtype: torch.dtype, device: str = "cpu", adapter: str = SFT
+) -> Callable[[torch.dtype], Backbone]:
+    """Return the named backbone as a function of precision; each precision is loaded once, `dtype` at once.
+
+    Raises ConfigError for an unknown name and WeightsError if weights are missing.
+    """
+    _checked(name, tuple(BACKBONES), "backbone")
+    _checked(adapter, available_adapters(name), "adapter")
+    path = None if adapter == SFT else adapter_folder(name) / adapter
+    loaded: dict[torch.dtype, Backbone] = {}
+
+    def of(precision: torch.dtype) -> Backbone:
+        if precision not in loaded:
+            loaded[precision] = BACKBONES[name](dtype=precision, device=device, adapter=path)
+        return loaded[precision]
+
+    of(dtype)
+    return of

@@ -152,6 +152,16 @@ def load_head(path: Path = HEAD_FILE) -> FlowHead:
     return head
 
 
-def load_compact(*, dtype: torch.dtype, device: str = "cpu", head: Path = HEAD_FILE) -> CompactBackbone:
-    """Return the compact backbone; raises WeightsError if either part is missing."""
-    return CompactBackbone(load_prior(), load_head(head), dtype=dtype, device=device)
+def load_compact(
+    *, dtype: torch.dtype, device: str = "cpu", head: Path = HEAD_FILE, adapter: Path | None = None
+) -> CompactBackbone:
+    """Return the compact backbone, with a LoRA merged into its head where one is named.
+
+    Raises WeightsError if a part is missing.
+    """
+    flow_head = load_head(head)
+    if adapter is not None:
+        from sr_core.backbones.adapters import merge_adapter
+
+        merge_adapter(flow_head, adapter)
+    return CompactBackbone(load_prior(), flow_head, dtype=dtype, device=device)

@@ -1,0 +1,92 @@
+"""Size, memory and time of a job before it runs, and the nearest setting that fits."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from sr_core.errors import SRError
+from sr_core.pipeline import Job
+from sr_core.tiling import TILE, plan_tiles
+
+PRIOR_S_PER_PIXEL = 5.5e-5
+"""Seconds per LQ pixel of one prior pass in bfloat16 on two recent server cores."""
+HEAD_S_PER_PIXEL = 1.5e-6
+"""The same for one evaluation of the flow head."""
+SCORE_S_PER_PIXEL = 1.2e-7
+"""Seconds per output pixel for the offline metrics."""
+BASE_BYTES = 900 * 2**20
+"""Libraries, weights and metrics of a running process."""
+TILE_BYTES_PER_PIXEL = 24_000
+"""Largest working set of the prior per LQ pixel of one tile."""
+CANVAS_BYTES_PER_PIXEL = 24
+"""Canvas, finished pixels and file per pixel at the prior's scale."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What a job will cost."""
+
+    width: int
+    height: int
+    """Output size in px; 0 x 0 where the job is impossible."""
+    seconds: float
+    """On two recent server cores; real machines differ by a factor of two."""
+    memory_bytes: int
+    num_tiles: int
+    problem: str | None = None
+    """Why the job cannot run, with what would."""
+
+    @property
+    def text(self) -> str:
+        """Say it in one line."""
+        if self.problem:
+            return self.problem
+        minutes = f"about {self.seconds:.0f} s" if self.seconds < 90 else f"about {self.seconds / 60:.0f} min"
+        tiles = "1 tile" if self.num_tiles == 1 else f"{self.num_tiles} tiles"
+        return f"{self.width} x {self.height} px, {minutes}, {self.memory_bytes / 2**30:.1f} GB of memory, {tiles}"
+
+
+def free_memory() -> int:
+    """Return the bytes that this machine, or the container around it, can still give."""
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    info = Path("/proc/meminfo")
+    if info.is_file():
+        for line in info.read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                free = int(line.split()[1]) * 1024
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.is_file() and used.is_file() and limit.read_text().strip().isdigit():
+        free = min(free, int(limit.read_text()) - int(used.read_text()))
+    return free
+
+
+def estimate(width: int, height: int, job: Job, *, memory: int | None = None) -> Estimate:
+    """Return what `job` costs for a photo of `width` x `height`, or why it cannot run.
+
+    `memory` is what may be used in bytes; None asks the machine.
+    """
+    try:
+        size = job.request((width, height)).size
+    except SRError as error:
+        return Estimate(width=0, height=0, seconds=0, memory_bytes=0, num_tiles=0, problem=str(error))
+    assert size is not None
+    tiles = plan_tiles(height, width)
+    rows, columns = tiles[0].rows, tiles[0].columns
+    tile_pixels = (rows.stop - rows.start) * (columns.stop - columns.start)
+    pixels = tile_pixels * len(tiles)
+    evaluations = job.num_steps if job.sampler == "euler" else 2 * job.num_steps - 1
+    seconds = pixels * (PRIOR_S_PER_PIXEL + HEAD_S_PER_PIXEL * evaluations * job.num_candidates)
+    seconds += SCORE_S_PER_PIXEL * min(size[0] * size[1], 16 * 512**2) * job.num_candidates
+    canvas = max(width * height * 16, size[0] * size[1])
+    needed = BASE_BYTES + min(tile_pixels, TILE**2) * TILE_BYTES_PER_PIXEL + canvas * CANVAS_BYTES_PER_PIXEL
+    free = free_memory() if memory is None else memory
+    problem = None
+    if needed > free:
+        share = max(0.1, ((free - BASE_BYTES) / (needed - BASE_BYTES))) ** 0.5 if free > BASE_BYTES else 0.1
+        problem = (
+            f"{size[0]} x {size[1]} px would need {needed / 2**30:.1f} GB of memory and {free / 2**30:.1f} GB is free; "
+            f"a photo of about {int(width * share)} x {int(height * share)} px fits"
+        )
+    return Estimate(
+        width=size[0], height=size[1], seconds=seconds, memory_bytes=needed, num_tiles=len(tiles), problem=problem
+    )

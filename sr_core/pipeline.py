@@ -1,0 +1,248 @@
+"""The one job of page, API and command line: a photo in, a ranked run on disk out."""
+
+import hashlib
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sr_core.alpha import Alpha, enlarge_alpha
+from sr_core.backbones import SFT, load_backbone
+from sr_core.errors import ConfigError, InputError
+from sr_core.images import FORMATS, Photo, read_image, to_uint8, write_image
+from sr_core.limits import check_output_size
+from sr_core.noise import GENERATOR
+from sr_core.precision import resolve_dtype
+from sr_core.resampling import output_size
+from sr_core.restorer import Candidate, RestoreRequest, Restorer, Stop
+from sr_core.rewards import GroupScorer
+from sr_core.rewards.registry import metric_set
+from sr_core.runs import CandidateRecord, Run, with_scores
+from sr_core.tensors import Image
+from sr_core.version import VERSION
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """Every setting of the main job; page, API and command line share it and its defaults."""
+
+    num_candidates: int = 8
+    seed: int = 0
+    num_steps: int = 4
+    sampler: str = "heun"
+    scale: float = 4.0
+    """Output factor, 1 to 8; `size` wins over it."""
+    size: tuple[int, int] | None = None
+    """Exact output (width, height) in px."""
+    color: str = "off"
+    metric_set: str = "offline"
+    fidelity_weight: float = 0.5
+    """0 is vivid (no-reference half alone), 1 faithful."""
+    backbone: str = "compact"
+    adapter: str = SFT
+    dtype: str = "auto"
+    format: str = "png"
+    bit_depth: int = 8
+    dpi: float | None = None
+    """Print resolution; None keeps the photo's."""
+    keep_gps: bool = False
+
+    def __post_init__(self) -> None:
+        metric_set(self.metric_set)
+        if not 0 <= self.fidelity_weight <= 1:
+            raise ConfigError(f"the fidelity weight must lie in [0, 1], got {self.fidelity_weight}")
+        if self.format not in FORMATS:
+            raise ConfigError(f"the format must be one of {', '.join(FORMATS)}, got {self.format!r}")
+        if self.bit_depth not in FORMATS[self.format].bit_depths:
+            raise ConfigError(f"{self.format} cannot hold {self.bit_depth} bits a channel; choose png or tiff for 16")
+        self.request((64, 64))
+
+    def request(self, photo_size: tuple[int, int]) -> RestoreRequest:
+        """Return what to draw for a photo of (width, height).
+
+        Raises InputError, naming the nearest that fits, if the output is impossible.
+        """
+        size = output_size(*photo_size, size=self.size) if self.size else output_size(*photo_size, scale=self.scale)
+        check_output_size(*size, source=photo_size)
+        return RestoreRequest(
+            num_candidates=self.num_candidates,
+            seed=self.seed,
+            num_steps=self.num_steps,
+            sampler=self.sampler,
+            color=self.color,
+            size=size,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """Where a job stands; the last one has `stage` "done" or "stopped"."""
+
+    run: Run
+    stage: str
+    """"drawing", "scoring", "done" or "stopped"."""
+    message: str
+
+
+@lru_cache(maxsize=2)
+def restorer_for(backbone: str, adapter: str, dtype: str) -> Restorer:
+    """Return the restorer of a backbone, loaded once."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    precision = resolve_dtype(dtype, device)
+    return Restorer(load_backbone(backbone, dtype=precision, device=device, adapter=adapter), precision)
+
+
+@lru_cache(maxsize=2)
+def scorer_for(name: str) -> GroupScorer:
+    """Return the scorer of a metric set, loaded once."""
+    return GroupScorer(name)
+
+
+def _new_run(photo_path: Path, photo: Photo, folder: Path, job: Job, size: tuple[int, int]) -> Run:
+    """Make the run's folder with the untouched input in it."""
+    if (folder / "run.json").exists():
+        raise InputError(f"{folder} already holds a run; choose another output folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    stored = folder / f"input{photo_path.suffix.lower()}"
+    shutil.copyfile(photo_path, stored)
+    values: dict[str, Any] = {
+        "version": VERSION,
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "input": {
+            "file": stored.name,
+            "name": photo_path.name,
+            "width": photo.width,
+            "height": photo.height,
+            "sha256": hashlib.sha256(stored.read_bytes()).hexdigest(),
+        },
+        "size": list(size),
+        "backbone": job.backbone,
+        "adapter": job.adapter,
+        "dtype": None,
+        "steps": job.num_steps,
+        "sampler": job.sampler,
+        "schedule": RestoreRequest().schedule,
+        "noise": GENERATOR,
+        "color": job.color,
+        "metric_set": job.metric_set,
+        "fidelity_weight": job.fidelity_weight,
+        "reference": False,
+        "metrics": [],
+        "left_out": [],
+        "notices": list(photo.notices),
+        "status": "drawing",
+    }
+    return Run(folder=folder, values=values, candidates=())
+
+
+def _reference_image(reference: Path, size: tuple[int, int]) -> Image:
+    """Return the reference's pixels; it must have the output's size."""
+    photo = read_image(reference)
+    if (photo.width, photo.height) != size:
+        raise InputError(
+            f"the reference must measure {size[0]} x {size[1]} px like the output, got {photo.width} x {photo.height}"
+            f" ({reference.name}); set the output size to the reference's"
+        )
+    return photo.pixels
+
+
+def _write_candidate(
+    run: Run, candidate: Candidate, photo: Photo, alpha: Alpha | None, job: Job
+) -> tuple[CandidateRecord, Image | None]:
+    """Put a candidate on disk and return its record with the pixels that the file shows."""
+    record = CandidateRecord(
+        index=candidate.index, seed=candidate.seed, dtype=candidate.dtype, problem=candidate.problem
+    )
+    if candidate.pixels is None:
+        return record, None
+    name = f"{photo.name}_seed{candidate.seed}{FORMATS[job.format].suffix}"
+    recipe = {
+        "seed": candidate.seed,
+        "backbone": job.backbone,
+        "adapter": job.adapter,
+        "steps": job.num_steps,
+        "sampler": job.sampler,
+        "dtype": candidate.dtype,
+        "version": VERSION,
+    }
+    path = run.folder / name
+    write_image(
+        path,
+        candidate.pixels,
+        format=job.format,
+        alpha=alpha,
+        metadata=photo.metadata,
+        keep_gps=job.keep_gps,
+        dpi=job.dpi,
+        bit_depth=job.bit_depth,
+        recipe=recipe,
+        fast=True,
+    )
+    shown = candidate.pixels if FORMATS[job.format].lossless else read_image(path).pixels
+    return replace(record, file=name), shown
+
+
+def _scored(run: Run, shown: dict[int, Any], photo: Photo, reference: Image | None, job: Job) -> Run:
+    """Score the finished candidates as one group and rank them."""
+    indices = sorted(shown)
+    scores = scorer_for(job.metric_set).score(
+        [shown[i] for i in indices], lq=photo.pixels, reference=reference, fidelity_weight=job.fidelity_weight
+    )
+    values = {
+        **run.values,
+        "metrics": scores.metrics,
+        "left_out": scores.left_out,
+        "reference": scores.with_reference,
+        "notices": [*run.values["notices"], *(scores.reward.notices if scores.reward else ())],
+    }
+    return with_scores(replace(run, values=values), scores.raw, indices, job.fidelity_weight)
+
+
+def upscale(
+    photo_path: Path,
+    folder: Path,
+    job: Job,
+    *,
+    reference: Path | None = None,
+    stop: Stop = lambda: False,
+    on_step: Callable[[int, int], None] | None = None,
+) -> Iterator[Progress]:
+    """Restore one photo into `folder`, yielding the growing run after every candidate and once it is ranked.
+
+    The run on disk is valid at every moment. A run that was stopped keeps, scores and ranks what is finished.
+    Raises InputError or ConfigError before any work if the photo, the reference or a setting cannot be used, and
+    WeightsError if the backbone's weights are missing.
+    """
+    photo = read_image(photo_path)
+    request = job.request((photo.width, photo.height))
+    size = request.size or (photo.width, photo.height)
+    target = None if reference is None else _reference_image(reference, size)
+    restorer = restorer_for(job.backbone, job.adapter, job.dtype)
+    run = _new_run(photo_path, photo, folder, job, size)
+    if reference is not None:
+        shutil.copyfile(reference, folder / f"reference{reference.suffix.lower()}")
+    dtype = str(restorer.dtype).removeprefix("torch.")
+    run = replace(run, values={**run.values, "dtype": dtype, "reference": target is not None})
+    run.save()
+    alpha = None if photo.alpha is None else enlarge_alpha(photo.alpha, size[1], size[0])
+    shown: dict[int, Any] = {}
+    for candidate in restorer.restore(photo.pixels, request, stop=stop, on_step=on_step):
+        record, pixels = _write_candidate(run, candidate, photo, alpha, job)
+        if pixels is not None:
+            shown[candidate.index] = to_uint8(pixels)
+        run = replace(run, candidates=(*run.candidates, record))
+        run.save()
+        yield Progress(run=run, stage="drawing", message=f"{len(run.candidates)} of {job.num_candidates} drawn")
+    stopped = len(run.candidates) < job.num_candidates
+    if shown:
+        yield Progress(run=run, stage="scoring", message=f"scoring {len(shown)} candidates")
+        run = _scored(run, shown, photo, target, job)
+    run = replace(run, values={**run.values, "status": "stopped" if stopped else "done"})
+    run.save()
+    ending = f"stopped with {len(run.candidates)} of {job.num_candidates}" if stopped else "ranked"
+    yield Progress(run=run, stage="stopped" if stopped else "done", message=ending)

@@ -1,0 +1,264 @@
+"""The one call: photo and request in, a stream of candidates out."""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from sr_core.backbones.backbone import Backbone, Condition
+from sr_core.color import COLOR_TRANSFERS, transfer_color
+from sr_core.errors import ConfigError
+from sr_core.noise import block_noise
+from sr_core.resampling import resize
+from sr_core.samplers import SAMPLERS, integrate
+from sr_core.schedules import SCHEDULES
+from sr_core.tensors import Image, Latent, Sigma
+from sr_core.tiling import TILE, Tile, add_tile, crop, plan_tiles
+
+MAX_CANDIDATES = 16
+FLAT = 0.5 / 255
+"""Spread, max - min, below which an image counts as constant."""
+
+BackboneOf = Callable[[torch.dtype], Backbone]
+"""Gives the same weights in the precision asked for."""
+Stop = Callable[[], bool]
+"""Asked at every step; True ends the run and keeps what is finished."""
+OnStep = Callable[[int, int], None]
+"""Told (model passes done, model passes in all) of the whole request."""
+
+
+class Stopped(Exception):  # noqa: N818 - a request of the user's, not an error
+    """The caller's `stop` said so."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RestoreRequest:
+    """What to draw; seed of candidate k is `seed` + k."""
+
+    num_candidates: int = 8
+    seed: int = 0
+    num_steps: int = 4
+    sampler: str = "heun"
+    schedule: str = "power"
+    color: str = "off"
+    size: tuple[int, int] | None = None
+    """Output (width, height) in px; None is the backbone's own scale."""
+    tile: int = TILE
+    """Side of a tile in LQ pixels."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.num_candidates <= MAX_CANDIDATES:
+            raise ConfigError(f"candidates must number 1 to {MAX_CANDIDATES}, got {self.num_candidates}")
+        if not 0 <= self.seed < 2**63 - MAX_CANDIDATES:
+            raise ConfigError(f"the seed must be a whole number from 0 to 2^63 - 17, got {self.seed}")
+        if not 1 <= self.num_steps <= 100:
+            raise ConfigError(f"steps must number 1 to 100, got {self.num_steps}")
+        for value, table in ((self.sampler, SAMPLERS), (self.schedule, SCHEDULES), (self.color, COLOR_TRANSFERS)):
+            if value not in table:
+                raise ConfigError(f"must be one of {', '.join(table)}, got {value!r}")
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Return the seed of every candidate."""
+        return tuple(range(self.seed, self.seed + self.num_candidates))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """One restoration, or the reason why there is none."""
+
+    index: int
+    seed: int
+    pixels: Image | None
+    """(1, 3, H, W) float32 in [0, 1]; None when it failed."""
+    dtype: str
+    """Precision it was drawn in; float32 where a retry was needed."""
+    problem: str | None = None
+    """Why it failed, in words."""
+
+
+class _ConditionStore:
+    """Conditions of all tiles: encoded once, kept in memory for one tile and on disk for many."""
+
+    def __init__(self, backbone: Backbone, lq: Image, tiles: Sequence[Tile], *, reused: bool) -> None:
+        self._backbone, self._lq, self._tiles = backbone, lq, tiles
+        self._in_memory: Condition | None = None
+        self._folder = Path(tempfile.mkdtemp(prefix="sr-tiles-")) if reused and len(tiles) > 1 else None
+        self._kind: Callable[..., Condition] | None = None
+
+    def __getitem__(self, index: int) -> Condition:
+        if len(self._tiles) == 1:
+            if self._in_memory is None:
+                self._in_memory = self._encode(index)
+            return self._in_memory
+        if self._folder is None:
+            return self._encode(index)
+        path = self._folder / f"{index}.safetensors"
+        if not path.is_file():
+            condition = self._encode(index)
+            save_file({name: value.contiguous() for name, value in condition._asdict().items()}, path)
+            return condition
+        assert self._kind is not None
+        layout = torch.channels_last
+        return self._kind(**{k: v.contiguous(memory_format=layout) for k, v in load_file(path).items()})
+
+    def _encode(self, index: int) -> Condition:
+        condition = self._backbone.encode(crop(self._lq, self._tiles[index]))
+        self._kind = type(condition)
+        return condition
+
+    def close(self) -> None:
+        """Delete what was put on disk."""
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+
+class _Counter:
+    """Counts model passes and asks whether to go on."""
+
+    def __init__(self, total: int, stop: Stop, on_step: OnStep | None) -> None:
+        self.total, self.done, self._stop, self._on_step = total, 0, stop, on_step
+
+    def __call__(self) -> None:
+        if self._stop():
+            raise Stopped
+        self.done += 1
+        if self._on_step is not None:
+            self._on_step(min(self.done, self.total), self.total)
+
+
+def _draw_tile(
+    backbone: Backbone, condition: Condition, lq: Image, tile: Tile, seeds: Sequence[int],
+    request: RestoreRequest, counter: _Counter,
+) -> Image:  # fmt: skip
+    """Return the restorations of one tile, one per seed."""
+    window = crop(lq, tile)
+    channels, height, width = backbone.latent_shape(window)
+    top, left = tile.rows.start, tile.columns.start
+    noise = torch.cat([block_noise(seed, channels, top, left, height, width) for seed in seeds])
+
+    def velocity(x: Latent, sigma: Sigma) -> Latent:
+        counter()
+        return backbone.velocity(x, sigma, condition)
+
+    sigmas = SCHEDULES[request.schedule](request.num_steps)
+    latent = integrate(SAMPLERS[request.sampler], velocity, noise.to(backbone.device), sigmas)
+    return backbone.decode(latent, condition)
+
+
+def _draw(
+    backbone: Backbone, store: _ConditionStore, lq: Image, tiles: Sequence[Tile], seeds: Sequence[int],
+    request: RestoreRequest, counter: _Counter,
+) -> list[Image]:  # fmt: skip
+    """Return whole restorations at the backbone's own scale, one per seed."""
+    scale = backbone.scale
+    height, width = lq.shape[-2] * scale, lq.shape[-1] * scale
+    canvas = torch.zeros(len(seeds), 3, height, width)
+    padded = list(seeds) + [seeds[-1]] * (backbone.candidates_per_pass - len(seeds))
+    for index, tile in enumerate(tiles):
+        counter()
+        images = _draw_tile(backbone, store[index], lq, tile, padded, request, counter)
+        add_tile(canvas, images[: len(seeds)].float(), tile, scale)
+    return list(canvas.split(1))
+
+
+def image_fault(image: Image, lq: Image) -> str | None:
+    """Return why a restoration cannot be shown, or None: not finite, or constant where the photo is not."""
+    if not bool(torch.isfinite(image).all()):
+        return "the result holds values that are not finite"
+    if float(image.max() - image.min()) < FLAT <= float(lq.max() - lq.min()):
+        return "the result is one flat colour although the photo is not"
+    return None
+
+
+def _finish(image: Image, lq: Image, request: RestoreRequest) -> Image:
+    """Resize to the wanted size and transfer colour once, after stitching."""
+    if request.size is not None:
+        width, height = request.size
+        image = resize(image, height, width)
+    image = image.clamp_(0, 1)
+    if request.color != "off":
+        image = transfer_color(image, resize(lq, *image.shape[-2:]).clamp(0, 1), request.color)
+    return image
+
+
+class Draw(NamedTuple):
+    """The image of one seed with the precision that made it and what is wrong with it."""
+
+    image: Image
+    dtype: torch.dtype
+    problem: str | None
+
+
+class Restorer:
+    """Draws candidates from one backbone; one request at a time."""
+
+    def __init__(self, backbone_of: BackboneOf, dtype: torch.dtype) -> None:
+        self._backbone_of, self.dtype = backbone_of, dtype
+
+    def prior(self, lq: Image, request: RestoreRequest) -> Image:
+        """Return the deterministic restoration that all candidates vary around, at the requested size."""
+        backbone = self._backbone_of(self.dtype)
+        tiles = plan_tiles(lq.shape[-2], lq.shape[-1], request.tile)
+        canvas = torch.zeros(1, 3, lq.shape[-2] * backbone.scale, lq.shape[-1] * backbone.scale)
+        for tile in tiles:
+            image = backbone.prior_image(backbone.encode(crop(lq, tile)))
+            add_tile(canvas, image.float(), tile, backbone.scale)
+        return _finish(canvas, lq, request)
+
+    def restore(
+        self,
+        lq: Image,
+        request: RestoreRequest,
+        *,
+        stop: Stop = lambda: False,
+        on_step: OnStep | None = None,
+    ) -> Iterator[Candidate]:
+        """Yield each candidate of `lq` (1, 3, h, w) as soon as it exists.
+
+        Ends early, keeping what was yielded, at the first step after `stop` returns True. A result that is not finite,
+        or flat where the photo is not, is drawn once more in float32 and, if that fails too, yielded as a problem.
+        """
+        backbone = self._backbone_of(self.dtype)
+        tiles = plan_tiles(lq.shape[-2], lq.shape[-1], request.tile)
+        evaluations = request.num_steps if request.sampler == "euler" else 2 * request.num_steps - 1
+        passes = -(-request.num_candidates // backbone.candidates_per_pass)
+        counter = _Counter(len(tiles) * passes * (1 + evaluations), stop, on_step)
+        store = _ConditionStore(backbone, lq, tiles, reused=passes > 1)
+        try:
+            for first in range(0, request.num_candidates, backbone.candidates_per_pass):
+                seeds = request.seeds[first : first + backbone.candidates_per_pass]
+                images = _draw(backbone, store, lq, tiles, seeds, request, counter)
+                for offset in range(len(seeds)):
+                    drawn = self._checked(images[offset], lq, tiles, seeds[offset], request, counter)
+                    images[offset] = drawn.image[..., :0, :0]
+                    yield _candidate(first + offset, seeds[offset], drawn, lq, request)
+        except Stopped:
+            return
+        finally:
+            store.close()
+
+    def _checked(
+        self, image: Image, lq: Image, tiles: Sequence[Tile], seed: int, request: RestoreRequest, counter: _Counter
+    ) -> Draw:
+        """Return the image if it is sound, else a second draw in float32."""
+        problem = image_fault(image, lq)
+        if problem is None or self.dtype == torch.float32:
+            return Draw(image, self.dtype, problem)
+        backbone = self._backbone_of(torch.float32)
+        again = _draw(
+            backbone, _ConditionStore(backbone, lq, tiles, reused=False), lq, tiles, [seed], request, counter
+        )
+        return Draw(again[0], torch.float32, image_fault(again[0], lq))
+
+
+def _candidate(index: int, seed: int, drawn: Draw, lq: Image, request: RestoreRequest) -> Candidate:
+    pixels: Tensor | None = None if drawn.problem else _finish(drawn.image, lq, request)
+    dtype = str(drawn.dtype).removeprefix("torch.")
+    return Candidate(index=index, seed=seed, pixels=pixels, dtype=dtype, problem=drawn.problem)

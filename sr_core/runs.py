@@ -1,0 +1,147 @@
+"""A run on disk: one photo's candidates with their recipe and scores in `run.json`, whole at every moment."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from sr_core.errors import InputError
+from sr_core.files import replacing
+from sr_core.rewards.group import GroupReward, hybrid_reward, score_term
+
+RUN_FILE = "run.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CandidateRecord:
+    """One candidate as `run.json` stores it."""
+
+    index: int
+    seed: int
+    rank: int | None = None
+    """1 is best; None when unranked: failed, alone, or not scored yet."""
+    reward: float | None = None
+    """In [0, 1]; comparable inside this run only."""
+    scores: Mapping[str, float] = field(default_factory=dict)
+    """Raw values by score key."""
+    file: str | None = None
+    """Path relative to run.json; None when it failed."""
+    dtype: str = "float32"
+    problem: str | None = None
+    """Why there is no image."""
+
+    @property
+    def label(self) -> str:
+        """Say what a picture of it shows, for captions and screen readers."""
+        words = [f"Candidate {self.index + 1}", f"seed {self.seed}"]
+        if self.problem:
+            words.append(f"failed: {self.problem}")
+        if self.rank is not None:
+            words.append(f"rank {self.rank}")
+        if self.reward is not None:
+            words.append(f"reward {self.reward:.3f}")
+        return ", ".join(words)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A folder with `run.json`; values beside the candidates are kept as they were read."""
+
+    folder: Path
+    values: Mapping[str, Any]
+    """Everything at the top of run.json but `candidates`."""
+    candidates: tuple[CandidateRecord, ...]
+
+    @classmethod
+    def open(cls, folder: Path) -> "Run":
+        """Read a run; raises InputError if the folder holds none or its file is damaged."""
+        path = folder / RUN_FILE
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            records = tuple(CandidateRecord(**record) for record in values.pop("candidates"))
+        except FileNotFoundError:
+            raise InputError(f"a run must be a folder with {RUN_FILE}, got {folder}") from None
+        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{path} is not a run: {error}") from error
+        for record in records:
+            if record.file is not None and not _inside(folder, record.file):
+                raise InputError(f"{path}: candidate files must lie in the run's folder, got {record.file!r}")
+        return cls(folder=folder, values=values, candidates=records)
+
+    def save(self) -> None:
+        """Write `run.json`, whole or not at all."""
+        content = {**self.values, "candidates": [asdict(record) for record in self.candidates]}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with replacing(self.folder / RUN_FILE) as file:
+            file.write((json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
+
+    def path(self, record: CandidateRecord) -> Path:
+        """Return where a candidate's file lies; raises InputError for a failed one."""
+        if record.file is None:
+            raise InputError(f"candidate {record.index + 1} has no image: {record.problem}")
+        return self.folder / record.file
+
+    @property
+    def ranked(self) -> tuple[CandidateRecord, ...]:
+        """Return the candidates from best to worst; unranked ones last, in the order they were drawn."""
+        return tuple(sorted(self.candidates, key=_ranking))
+
+    @property
+    def best(self) -> CandidateRecord | None:
+        """Return the candidate with the highest reward, or the only one that succeeded."""
+        drawn = [record for record in self.ranked if record.file is not None]
+        return drawn[0] if drawn else None
+
+    @property
+    def worst(self) -> CandidateRecord | None:
+        """Return the candidate with the lowest reward, where at least two are ranked."""
+        scored = [record for record in self.ranked if record.reward is not None]
+        return scored[-1] if len(scored) > 1 else None
+
+    def group_reward(self, fidelity_weight: float) -> GroupReward | None:
+        """Return the reward of the scored candidates, in the order of `candidates`, without drawing again.
+
+        None where fewer than two are scored. `fidelity_weight` runs from 0, vivid, to 1, faithful.
+        """
+        scored = [record for record in self.candidates if record.scores]
+        if len(scored) < 2:
+            return None
+        keys = [key for key in scored[0].scores if all(key in record.scores for record in scored)]
+        raw = {key: [record.scores[key] for record in scored] for key in keys}
+        return hybrid_reward(raw, {key: score_term(key) for key in keys}, fidelity_weight=fidelity_weight)
+
+    def reranked(self, fidelity_weight: float) -> "Run":
+        """Return the run with rewards and ranks at another fidelity weight; nothing is written."""
+        reward = self.group_reward(fidelity_weight)
+        if reward is None or reward.ranks is None:
+            cleared = tuple(replace(record, rank=None, reward=None) for record in self.candidates)
+            return replace(self, candidates=cleared)
+        places = iter(zip(reward.reward, reward.ranks, strict=True))
+        records = []
+        for record in self.candidates:
+            value, rank = next(places) if record.scores else (None, None)
+            records.append(replace(record, reward=None if value is None else float(value), rank=rank))
+        values = {**self.values, "fidelity_weight": fidelity_weight, "tie_band": reward.tie_band}
+        return replace(self, values=values, candidates=tuple(records))
+
+
+def _ranking(record: CandidateRecord) -> tuple[float, int]:
+    return (-record.reward if record.reward is not None else 2.0 + (record.file is None), record.index)
+
+
+def _inside(folder: Path, file: str) -> bool:
+    """Return whether a stored path stays in its run's folder."""
+    return (folder / file).resolve().is_relative_to(folder.resolve())
+
+
+def with_scores(
+    run: Run, scores: Mapping[str, Iterable[float]], indices: Iterable[int], fidelity_weight: float
+) -> Run:
+    """Return the run with raw scores put on the candidates `indices`, ranked."""
+    columns = {key: list(values) for key, values in scores.items()}
+    by_index = {index: {key: column[i] for key, column in columns.items()} for i, index in enumerate(indices)}
+    records = tuple(
+        replace(record, scores=by_index.get(record.index, record.scores)) for record in run.candidates
+    )
+    return replace(run, candidates=records).reranked(fidelity_weight)
