@@ -1,0 +1,215 @@
+"""The `sr` command: upscale, score and bench."""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+
+from sr_core.errors import ConfigError, InputError, SRError
+from sr_core.version import VERSION
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None)
+
+BAD_INPUT = 2
+"""Exit code for anything that the user can mend."""
+
+
+def _fail(message: str) -> None:
+    """Print one line that says what is wrong."""
+    typer.echo(f"error: {' '.join(message.split())}", err=True)
+
+
+def parse_size(text: str | None) -> tuple[int, int] | None:
+    """Return (width, height) of a text such as 1920x1080; raises ConfigError if it is not one."""
+    if text is None:
+        return None
+    width, cross, height = text.lower().partition("x")
+    if not (cross and width.isdecimal() and height.isdecimal()):
+        raise ConfigError(f"--size must look like 1920x1080, got {text!r}")
+    return int(width), int(height)
+
+
+def reference_for(photo: Path, reference: Path | None) -> Path | None:
+    """Return the reference of one photo: the file itself, or the file of the same name in a folder.
+
+    In a folder the ending may differ. Raises InputError if there is none.
+    """
+    if reference is None or reference.is_file():
+        return reference
+    if not reference.is_dir():
+        raise InputError(f"--reference must be a file or a folder, got {reference}")
+    exact = reference / photo.name
+    found = [exact] if exact.is_file() else sorted(p for p in reference.iterdir() if p.stem == photo.stem)
+    if len(found) != 1:
+        raise InputError(f"{reference} must hold one image named {photo.stem}, found {len(found)}")
+    return found[0]
+
+
+def run_folders(photos: Sequence[Path], out: Path) -> Iterator[tuple[Path, Path]]:
+    """Yield each photo with a folder of its own; photos of the same name get a number."""
+    taken: set[str] = set()
+    for photo in photos:
+        name, number = photo.stem, 2
+        while name in taken:
+            name, number = f"{photo.stem}-{number}", number + 1
+        taken.add(name)
+        yield photo, out / name
+
+
+def _upscale_one(photo: Path, folder: Path, job: Any, reference: Path | None) -> None:
+    """Run one photo with a progress bar and print the ranking."""
+    from tqdm import tqdm
+
+    from sr_core.pipeline import upscale as run_job
+
+    with tqdm(total=1, desc=photo.name, unit="pass", leave=False) as bar:
+
+        def on_step(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        run = None
+        for progress in run_job(photo, folder, job, reference=reference_for(photo, reference), on_step=on_step):
+            run = progress.run
+            bar.set_postfix_str(progress.message)
+    assert run is not None
+    for record in run.ranked:
+        place = "unranked" if record.rank is None else f"rank {record.rank}"
+        reward = "" if record.reward is None else f"  reward {record.reward:.3f}"
+        typer.echo(f"{place:9s} seed {record.seed}{reward}  {record.file or record.problem}")
+    for entry in run.values["left_out"]:
+        typer.echo(f"left out: {entry['name']}: {entry['reason']}", err=True)
+    for notice in run.values["notices"]:
+        typer.echo(f"note: {notice}", err=True)
+    typer.echo(f"{folder / 'run.json'}")
+
+
+@app.command()
+def upscale(
+    photos: Annotated[list[Path], typer.Argument(help="Photographs.")],
+    out: Annotated[Path, typer.Option(help="Folder; each photo gets one of its own in it.")],
+    num_candidates: Annotated[int, typer.Option(help="Restorations per photo, 1 to 16.")] = 8,
+    seed: Annotated[int, typer.Option(help="Seed of the first candidate; candidate k has seed + k.")] = 0,
+    steps: Annotated[int, typer.Option(help="Sampling steps.")] = 4,
+    scale: Annotated[float, typer.Option(help="Output factor, 1 to 8.")] = 4.0,
+    size: Annotated[str | None, typer.Option(help="Exact output size WxH instead of a factor.")] = None,
+    reference: Annotated[Path | None, typer.Option(help="Ground truth: a file, or a folder of same names.")] = None,
+    metrics: Annotated[str, typer.Option(help="Metric set: offline, standard, paper, train_offline.")] = "offline",
+    fidelity: Annotated[float, typer.Option(help="0 vivid to 1 faithful.")] = 0.5,
+    backbone: Annotated[str, typer.Option(help="Restoration model.")] = "compact",
+    adapter: Annotated[str, typer.Option(help="Trained variant of the model.")] = "sft",
+    sampler: Annotated[str, typer.Option(help="heun or euler.")] = "heun",
+    color: Annotated[str, typer.Option(help="Colour transfer from the photo: off, adain, wavelet.")] = "off",
+    format: Annotated[str, typer.Option(help="png, webp, jpeg or tiff.")] = "png",
+    bit_depth: Annotated[int, typer.Option(help="8, or 16 for png and tiff.")] = 8,
+    dpi: Annotated[float | None, typer.Option(help="Print resolution; the photo's own if left out.")] = None,
+    keep_gps: Annotated[bool, typer.Option("--keep-gps", help="Keep where the photo was taken.")] = False,
+    dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+) -> None:
+    """Restore photographs: several candidates each, scored and ranked, with a run.json beside them."""
+    from sr_core.pipeline import Job
+
+    job = Job(
+        num_candidates=num_candidates,
+        seed=seed,
+        num_steps=steps,
+        sampler=sampler,
+        scale=scale,
+        size=parse_size(size),
+        color=color,
+        metric_set=metrics,
+        fidelity_weight=fidelity,
+        backbone=backbone,
+        adapter=adapter,
+        dtype=dtype,
+        format=format,
+        bit_depth=bit_depth,
+        dpi=dpi,
+        keep_gps=keep_gps,
+    )
+    failed = 0
+    for photo, folder in run_folders(photos, out):
+        try:
+            _upscale_one(photo, folder, job, reference)
+        except SRError as error:
+            _fail(f"{photo.name}: {error}")
+            failed += 1
+    if failed:
+        raise typer.Exit(BAD_INPUT)
+
+
+def _write_json(values: object, target: str) -> None:
+    """Print JSON, or write it to a file."""
+    text = json.dumps(values, indent=1, allow_nan=False)
+    if target == "-":
+        typer.echo(text)
+        return
+    Path(target).write_text(text + "\n", encoding="utf-8")
+
+
+@app.command()
+def score(
+    images: Annotated[list[Path], typer.Argument(help="Images of one photo, to be compared with each other.")],
+    reference: Annotated[Path | None, typer.Option(help="Ground truth of the same size.")] = None,
+    lq: Annotated[Path | None, typer.Option(help="The photo they were made from, for consistency.")] = None,
+    metrics: Annotated[str, typer.Option(help="Metric set: offline, standard, paper, train_offline.")] = "offline",
+    fidelity: Annotated[float, typer.Option(help="0 vivid to 1 faithful.")] = 0.5,
+    json_file: Annotated[str | None, typer.Option("--json", help="Write JSON to a file, or - to print it.")] = None,
+) -> None:
+    """Score images of any origin with the same metrics and reward as `sr upscale`."""
+    from sr_core.scoring import score_files
+
+    result = score_files(images, reference=reference, lq=lq, metric_set=metrics, fidelity_weight=fidelity)
+    if json_file is not None:
+        _write_json(result, json_file)
+        return
+    for image in result["images"]:
+        reward = "" if image["reward"] is None else f"  reward {image['reward']:.3f}"
+        scores = "  ".join(f"{name} {value:.4g}" for name, value in image["scores"].items())
+        typer.echo(f"{image['file']}{reward}  {scores}")
+
+
+@app.command()
+def bench(
+    runs: Annotated[int, typer.Option(help="Counted runs after one warm-up.", min=1)] = 5,
+    large: Annotated[bool, typer.Option("--large/--no-large", help="Also measure memory on 1024 px.")] = True,
+    json_file: Annotated[str | None, typer.Option("--json", help="Write JSON to a file, or - to print it.")] = None,
+) -> None:
+    """Time the main job in units of one float32 pass of the prior, and measure its memory."""
+    from sr_core.bench import bench as run_bench
+    from sr_core.bench import describe
+
+    figures = run_bench(runs=runs, large=large)
+    if json_file is not None:
+        _write_json(figures, json_file)
+    if json_file != "-":
+        typer.echo(describe(figures))
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(VERSION)
+
+
+def main() -> None:
+    """Run one command; exit 2 with one line if the user's input is at fault."""
+    try:
+        code = app(prog_name="sr", standalone_mode=False)
+    except SRError as error:
+        _fail(str(error))
+        sys.exit(BAD_INPUT)
+    except click.exceptions.NoArgsIsHelpError as error:
+        typer.echo(error.format_message())
+        sys.exit(BAD_INPUT)
+    except click.ClickException as error:
+        _fail(error.format_message())
+        sys.exit(BAD_INPUT)
+    except click.Abort:
+        _fail("interrupted")
+        sys.exit(130)
+    sys.exit(code if isinstance(code, int) else 0)
