@@ -2,12 +2,10 @@
 
 import struct
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from io import BytesIO
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import (
     AvifImagePlugin,
     BmpImagePlugin,
@@ -20,13 +18,12 @@ from PIL import (
 from PIL import Image as PillowImage
 from PIL.ImageFile import ImageFile
 
+from sr_core.deep_tiff import read_deep_tiff
 from sr_core.errors import InputError
-from sr_core.icc import Array, to_srgb
+from sr_core.icc import to_srgb
 from sr_core.limits import check_file_size, check_input_size
-from sr_core.metadata import Found, Metadata, read_metadata
-
-if TYPE_CHECKING:
-    from tifffile import TiffPage
+from sr_core.metadata import Metadata, read_metadata
+from sr_core.samples import Array, Samples, split_alpha, upright
 
 DECODER_ERRORS = (
     OSError,
@@ -54,6 +51,10 @@ _PLUGINS: dict[str, type[ImageFile]] = {
     "TIFF": TiffImagePlugin.TiffImageFile,
     "WEBP": WebPImagePlugin.WebPImageFile,
 }
+_TURNED = frozenset({"TIFF", "HEIF"})
+"""Formats whose plugins report the upright size and turn the pixels when they decode."""
+
+_PNG_DEPTH_AT = 24
 _HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
 _ACCEPTED = "PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF or HEIC"
 _OTHERS = {
@@ -80,14 +81,6 @@ class Decoded:
     """(h, w) straight opacity; None where the photo is opaque."""
     metadata: Metadata
     notices: tuple[str, ...]
-
-
-class _Raw(NamedTuple):
-    """Pixels before orientation and colour management."""
-
-    pixels: Array
-    space: str
-    alpha: Array | None
 
 
 def sniff(data: bytes, name: str) -> str:
@@ -127,11 +120,14 @@ def decode(data: bytes, name: str) -> Decoded:
     check_file_size(len(data), name)
     kind = sniff(data, name)
     try:
+        samples = read_deep_tiff(data, name) if kind == "TIFF" else None
         with _open(data, kind) as image:
             check_input_size(*image.size, name)
             found = read_metadata(image, data, kind)
             several = getattr(image, "n_frames", 1) > 1
-            raw = _raw_pixels(image, data, kind, name)
+            # Pillow and libheif turn what they decode, but not what others do
+            turned = samples is None and kind in _TURNED
+            samples = samples or _samples(image, data, kind, name)
     except InputError:
         raise
     except DECODER_ERRORS as error:
@@ -140,11 +136,23 @@ def decode(data: bytes, name: str) -> Decoded:
             f"{name} must be a complete {kind} file, but it cannot be decoded ({reason}); "
             "export or download it again"
         ) from error
-    decoded = _finish(raw, found)
+    notices = found.notices
     if several:
-        notice = "the file holds several pictures; only the first is used"
-        decoded = replace(decoded, notices=(*decoded.notices, notice))
-    return decoded
+        notices = (*notices, "the file holds several pictures; only the first is used")
+    return _finish(samples, 1 if turned else found.orientation, found.metadata, notices)
+
+
+def _finish(samples: Samples, orientation: int, metadata: Metadata, notices: tuple[str, ...]) -> Decoded:
+    pixels, notice = to_srgb(samples.pixels, samples.space, metadata.icc)
+    alpha = samples.alpha
+    if alpha is not None and bool((alpha == np.iinfo(alpha.dtype).max).all()):
+        alpha = None
+    return Decoded(
+        upright(pixels, orientation),
+        None if alpha is None else upright(alpha, orientation),
+        metadata,
+        notices if notice is None else (*notices, notice),
+    )
 
 
 def read_upright_size(data: bytes, name: str) -> tuple[int, int]:
@@ -162,7 +170,7 @@ def read_upright_size(data: bytes, name: str) -> tuple[int, int]:
         raise InputError(
             f"{name} must be a complete {kind} file, but its header cannot be read; export it again"
         ) from error
-    return (height, width) if orientation >= 5 else (width, height)
+    return (height, width) if orientation >= 5 and kind not in _TURNED else (width, height)
 
 
 def _open(data: bytes, kind: str) -> ImageFile:
@@ -175,77 +183,17 @@ def _open(data: bytes, kind: str) -> ImageFile:
     return _PLUGINS[kind](BytesIO(data))
 
 
-def _raw_pixels(image: PillowImage.Image, data: bytes, kind: str, name: str) -> _Raw:
+def _samples(image: ImageFile, data: bytes, kind: str, name: str) -> Samples:
     # Pillow keeps 8 of 16 bits in colour images; the two formats that carry 16 have their own way in.
-    if kind == "PNG" and data[24] == 16:
+    if kind == "PNG" and data[_PNG_DEPTH_AT] == 16:
         import imagecodecs
 
-        return _split_alpha(imagecodecs.png_decode(data), "colour")
-    if kind == "TIFF":
-        import tifffile
-
-        with tifffile.TiffFile(BytesIO(data)) as tiff:
-            page = tiff.pages.first
-            check_input_size(page.imagewidth, page.imagelength, name)
-            if 50706 in page.tags or page.subfiletype & 1:
-                raise InputError(
-                    f"{name} must be a developed photo, got camera raw; export it as JPEG or 16-bit TIFF"
-                )
-            if page.bitspersample > 8:
-                return _deep_tiff(page, name)
-    return _pillow_pixels(image, name)
-
-
-def _deep_tiff(page: "TiffPage", name: str) -> _Raw:
-    if page.dtype is None or page.dtype.kind != "u" or page.bitspersample > 16:
-        raise InputError(
-            f"{name} must hold 8 or 16 bit integers per channel, got {page.bitspersample} bit "
-            f"{page.dtype}; export it with 16 bits"
-        )
-    if page.imagedepth > 1 or page.samplesperpixel > 5:
-        raise InputError(f"{name} must have at most 4 channels and opacity, got {page.samplesperpixel}")
-    pixels = page.asarray().astype(np.uint16, copy=False)
-    if page.planarconfig == 2 and pixels.ndim == 3:
-        pixels = np.moveaxis(pixels, 0, -1)
-    if page.bitspersample < 16:
-        scale = 65535 / (2**page.bitspersample - 1)
-        pixels = np.round(pixels * np.float32(scale)).astype(np.uint16)
-    if page.photometric == 0:
-        pixels = 65535 - pixels
-    if page.photometric not in (0, 1, 2, 5):
-        raise InputError(f"{name} must be a grey, RGB or CMYK TIFF at 16 bits; export it as RGB")
-    raw = _split_alpha(pixels, "cmyk" if page.photometric == 5 else "colour")
-    if raw.alpha is not None and page.extrasamples[:1] == (1,):
-        return raw._replace(pixels=_unmultiplied(raw.pixels, raw.alpha))
-    return raw
-
-
-def _unmultiplied(pixels: Array, alpha: Array) -> Array:
-    """Return straight colours from colours that were multiplied by 16-bit opacity."""
-    opacity = np.maximum(alpha, 1)[..., None] if pixels.ndim == 3 else np.maximum(alpha, 1)
-    return np.minimum(pixels.astype(np.uint32) * 65535 // opacity, 65535).astype(np.uint16)
-
-
-def _split_alpha(pixels: Array, space: str) -> _Raw:
-    """Tell grey, RGB or CMYK from opacity by the number of channels."""
-    if pixels.ndim == 2:
-        return _Raw(pixels, "gray", None)
-    channels, base = pixels.shape[2], 4 if space == "cmyk" else 3
-    if channels <= 2:
-        return _Raw(pixels[..., 0], "gray", pixels[..., 1] if channels == 2 else None)
-    return _Raw(
-        pixels[..., :base],
-        "cmyk" if base == 4 else "rgb",
-        pixels[..., base] if channels > base else None,
-    )
-
-
-def _pillow_pixels(image: PillowImage.Image, name: str) -> _Raw:
+        return split_alpha(imagecodecs.png_decode(data))
     mode = image.mode
     if mode.startswith("I;16"):
-        return _Raw(np.asarray(image).astype(np.uint16), "gray", None)
+        return Samples(np.asarray(image).astype(np.uint16), "gray", None)
     if mode in ("I", "F", "LAB"):
-        raise InputError(f"{name} must hold 8 or 16 bit grey, RGB or CMYK, got mode {mode}; export it as RGB")
+        raise InputError(f"{name} must hold grey, RGB or CMYK of 8 or 16 bit, got {mode}; export it as RGB")
     clear = "transparency" in image.info or mode in ("LA", "La", "PA", "RGBA", "RGBa")
     if mode == "CMYK":
         target = "CMYK"
@@ -253,34 +201,9 @@ def _pillow_pixels(image: PillowImage.Image, name: str) -> _Raw:
         target = "LA" if clear else "L"
     else:
         target = "RGBA" if clear else "RGB"
-    if mode == "1" and clear:
-        image = image.convert("L")
-    converted = image if mode == target else image.convert(target)
-    return _split_alpha(np.asarray(converted), "cmyk" if target == "CMYK" else "colour")
-
-
-def _finish(raw: _Raw, found: Found) -> Decoded:
-    pixels, notice = to_srgb(raw.pixels, raw.space, found.metadata.icc)
-    alpha = raw.alpha
-    if alpha is not None and bool((alpha == np.iinfo(alpha.dtype).max).all()):
-        alpha = None
-    return Decoded(
-        upright(pixels, found.orientation),
-        None if alpha is None else upright(alpha, found.orientation),
-        found.metadata,
-        found.notices if notice is None else (*found.notices, notice),
-    )
-
-
-def upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
-    """Turn (h, w, ...) pixels so that their EXIF orientation (1 to 8) becomes 1."""
-    if orientation >= 5:
-        pixels = pixels.swapaxes(0, 1)
-    if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    return pixels
+    straight: PillowImage.Image = image.convert("L") if mode == "1" and clear else image
+    converted = straight if straight.mode == target else straight.convert(target)
+    return split_alpha(np.asarray(converted), cmyk=mode == "CMYK")
 
 
 def read_xmp(data: bytes, name: str) -> bytes | None:

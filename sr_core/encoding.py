@@ -21,7 +21,8 @@ from sr_core.exif import (
     pack_exif,
     tiff_header,
 )
-from sr_core.icc import Array, srgb_profile
+from sr_core.icc import srgb_profile
+from sr_core.samples import Array
 
 JPEG_QUALITY = 95
 _STRIP_BYTES = 2**20

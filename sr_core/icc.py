@@ -6,13 +6,12 @@ colours inside sRGB keep their exact place, those outside are clipped to its hul
 
 from functools import cache
 from itertools import product
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-Array: TypeAlias = NDArray[np.uint8] | NDArray[np.uint16]
-"""Integer samples: (h, w) or (h, w, c), the full range of the type."""
+from sr_core.samples import Array
 
 _SPACES = {b"GRAY": "gray", b"RGB ": "rgb", b"CMYK": "cmyk"}
 _LATTICE = 9
@@ -64,9 +63,19 @@ def to_srgb(pixels: Array, space: str, profile: bytes | None) -> SrgbPixels:
         )
 
 
-def _transform(pixels: Array, space: str, profile: bytes) -> Array:
+def _transform(pixels: Array, space: str, profile: bytes) -> NDArray[np.uint16]:
+    if space == "gray":
+        # Grey is a curve, so each level is converted once; lcms's own shortcut for grey errs in the darks.
+        kind = np.uint8 if pixels.dtype == np.uint8 else np.uint16
+        levels = np.arange(np.iinfo(kind).max + 1).astype(kind)[None]
+        return _lcms(levels, space, profile, exact=True)[0][pixels]
+    return _lcms(pixels, space, profile, exact=False)
+
+
+def _lcms(pixels: Array, space: str, profile: bytes, *, exact: bool) -> NDArray[np.uint16]:
     from imagecodecs import CMS, cms_transform
 
+    flags = CMS.FLAGS.BLACKPOINTCOMPENSATION | (CMS.FLAGS.NOOPTIMIZE if exact else 0)
     converted: NDArray[np.uint16] = cms_transform(
         np.ascontiguousarray(pixels),
         profile,
@@ -75,7 +84,7 @@ def _transform(pixels: Array, space: str, profile: bytes) -> Array:
         outcolorspace="rgb",
         outdtype=np.uint16,
         intent=CMS.INTENT.RELATIVE_COLORIMETRIC,
-        flags=CMS.FLAGS.BLACKPOINTCOMPENSATION,
+        flags=flags,
     )
     return converted
 

@@ -16,9 +16,9 @@ from sr_core.decoding import read_upright_size, read_xmp
 from sr_core.encoding import Attachments, encode_jpeg, encode_png, encode_tiff, encode_webp
 from sr_core.errors import InputError
 from sr_core.files import replacing
-from sr_core.icc import Array
 from sr_core.limits import check_file_size, check_output_size
 from sr_core.metadata import Marker, Metadata, marker_packet, output_exif, parse_marker
+from sr_core.samples import Array
 from sr_core.sandbox import decode_isolated
 from sr_core.tensors import Image
 

@@ -81,7 +81,7 @@ def read_metadata(image: PillowImage.Image, data: bytes, kind: str) -> Found:
         except InputError:
             notices = ("the EXIF data cannot be read; it is left out",)
     orientation = integer_of(exif, ORIENTATION) if exif is not None else None
-    if orientation is None or not 1 <= orientation <= 8 or kind == "HEIF":  # libheif turns the pixels itself
+    if orientation is None or not 1 <= orientation <= 8:
         orientation = 1
     dpi = _resolution(image, exif)
     if dpi is not None and orientation >= 5:

@@ -14,9 +14,9 @@ import numpy as np
 
 from sr_core.decoding import Decoded, decode
 from sr_core.errors import InputError
-from sr_core.icc import Array
 from sr_core.limits import MAX_INPUT_PIXELS, check_file_size
 from sr_core.metadata import Metadata
+from sr_core.samples import Array
 
 TIMEOUT_S = 30
 """Several times what the largest accepted photo takes on one busy core."""
