@@ -56,7 +56,7 @@ def exif_with_thumbnail(thumbnail: bytes) -> bytes:
     block = bytearray(first.tobytes(8))
     link = 2 + 12 * int.from_bytes(block[:2], "little")
     block[link : link + 4] = (8 + len(block)).to_bytes(4, "little")
-    return head + bytes(block) + second.tobytes(8 + len(block)) + thumbnail
+    return b"Exif\x00\x00" + head + bytes(block) + second.tobytes(8 + len(block)) + thumbnail
 
 
 def random_alpha(height: int, width: int) -> NDArray[np.uint8]:
