@@ -73,4 +73,5 @@ def _apply(layer: LpipsLayer, x: Float[Tensor, "b d h w"]) -> Float[Tensor, "b c
 
 
 def _unit_length(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-    return x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + 1e-10)
+    # The small term under the root keeps the gradient finite where every feature is 0.
+    return x / ((x.square().sum(dim=1, keepdim=True) + 1e-20).sqrt() + 1e-10)

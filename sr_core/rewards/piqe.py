@@ -30,7 +30,7 @@ def _score(luma: Plane) -> Float64[Tensor, ""]:
     """Pool the distortion of active blocks: (sum D_k + 1) / (num_active + 1), in percent."""
     stretched = (255 * (luma / luma.max())).round().nan_to_num()
     blocks = _blocks(local_contrast(_pad_to_blocks(stretched)).mscn)
-    variance = blocks.var(dim=(1, 2))
+    variance = _deviation(blocks.flatten(1)).square()
     active = variance > _ACTIVE
     artefact = has_flat_edge_segment(blocks)
     noise = is_noisy(blocks)
@@ -38,12 +38,19 @@ def _score(luma: Plane) -> Float64[Tensor, ""]:
     return 100 * (distortion.sum() + 1) / (active.sum() + 1)
 
 
+def _deviation(values: Float64[Tensor, "*n k"]) -> Float64[Tensor, "*n"]:
+    """Return the unbiased standard deviation; by sums, because torch.std is slow on many short rows."""
+    num = values.shape[-1]
+    variance = (values.square().mean(dim=-1) - values.mean(dim=-1).square()) * num / (num - 1)
+    return variance.clamp(min=0).sqrt()
+
+
 def _pad_to_blocks(luma: Plane) -> Plane:
     """Mirror the right and lower borders (edge pixel repeated) up to a whole number of blocks."""
     height, width = luma.shape
     down, right = -height % BLOCK, -width % BLOCK
-    tall = torch.cat((luma, luma.flip(0)[:down]))
-    return torch.cat((tall, tall.flip(1)[:, :right]), dim=1)
+    tall = torch.cat((luma, luma[height - down :].flip(0)))
+    return torch.cat((tall, tall[:, width - right :].flip(1)), dim=1)
 
 
 def _blocks(plane: Plane) -> Float64[Tensor, "n 16 16"]:
@@ -57,7 +64,7 @@ def has_flat_edge_segment(blocks: Float64[Tensor, "n 16 16"]) -> Bool[Tensor, " 
     Source: PIQE, section III-B (noticeable distortion criterion).
     """
     edges = torch.stack((blocks[:, 0], blocks[:, -1], blocks[:, :, 0], blocks[:, :, -1]), dim=1)
-    return (edges.unfold(-1, _SEGMENT, 1).std(dim=-1) < _FLAT_SEGMENT).any(dim=2).any(dim=1)
+    return (_deviation(edges.unfold(-1, _SEGMENT, 1)) < _FLAT_SEGMENT).any(dim=2).any(dim=1)
 
 
 def is_noisy(blocks: Float64[Tensor, "n 16 16"]) -> Bool[Tensor, " n"]:
@@ -67,9 +74,9 @@ def is_noisy(blocks: Float64[Tensor, "n 16 16"]) -> Bool[Tensor, " n"]:
 
     Source: PIQE, section III-B (noise criterion).
     """
-    sigma = blocks.std(dim=(1, 2))
+    sigma = _deviation(blocks.flatten(1))
     middle = BLOCK // 2
     centre = blocks[:, :, middle - 1 : middle + 1]
     surround = torch.cat((blocks[:, :, : middle - 1], blocks[:, :, middle + 1 :]), dim=2)
-    ratio = (centre.std(dim=(1, 2)) / surround.std(dim=(1, 2))).nan_to_num()
+    ratio = (_deviation(centre.flatten(1)) / _deviation(surround.flatten(1))).nan_to_num()
     return sigma > 2 * ((sigma - ratio).abs() / torch.maximum(sigma, ratio)).nan_to_num()

@@ -55,7 +55,7 @@ def vsi_maps(image: Image) -> VsiMaps:
     light, m, n = torch.split(avg_pool2d(_mix(pixels, _LMN), factor), 1, dim=1)
     scharr = image.new_tensor([[3, 0, -3], [10, 0, -10], [3, 0, -3]]) / 16
     slopes = conv2d(light, torch.stack((scharr, scharr.T))[:, None], padding=1)
-    gradient = torch.linalg.vector_norm(slopes, dim=1, keepdim=True)
+    gradient = slopes.square().sum(dim=1, keepdim=True).sqrt()
     return VsiMaps(avg_pool2d(saliency(image), factor), gradient, m, n)
 
 
@@ -67,7 +67,7 @@ def saliency(image: Image) -> Map:
     small = interpolate(image, size=(_SALIENCY_SIDE, _SALIENCY_SIDE), mode="bilinear", align_corners=False)
     lab = _lab(small)
     band = torch.fft.irfft2(torch.fft.rfft2(lab) * _log_gabor().to(image), s=lab.shape[-2:])
-    energy = torch.linalg.vector_norm(band, dim=1, keepdim=True)
+    energy = band.square().sum(dim=1, keepdim=True).sqrt()
     warmth = _stretched(lab[:, 1:]).square().sum(dim=1, keepdim=True)
     prior = _centre_prior().to(image) * -torch.expm1(-warmth / 0.001**2)
     full = interpolate(energy * prior, size=image.shape[-2:], mode="bilinear", align_corners=False)
