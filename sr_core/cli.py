@@ -4,18 +4,24 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import typer
 
 from sr_core.errors import ConfigError, InputError, SRError
 from sr_core.version import VERSION
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None)
+if TYPE_CHECKING:
+    from sr_core.pipeline import Job
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 BAD_INPUT = 2
 """Exit code for anything that the user can mend."""
+INTERRUPTED = 130
+"""Exit code after Ctrl+C, as shells have it."""
+UsageError: Any = typer.BadParameter.__mro__[1]
+"""Base of what typer raises for a wrong command line; typer exports only this subclass of it."""
 
 
 def _fail(message: str) -> None:
@@ -60,7 +66,7 @@ def run_folders(photos: Sequence[Path], out: Path) -> Iterator[tuple[Path, Path]
         yield photo, out / name
 
 
-def _upscale_one(photo: Path, folder: Path, job: Any, reference: Path | None) -> None:
+def _upscale_one(photo: Path, folder: Path, job: "Job", reference: Path | None) -> None:
     """Run one photo with a progress bar and print the ranking."""
     from tqdm import tqdm
 
@@ -136,7 +142,8 @@ def upscale(
         try:
             _upscale_one(photo, folder, job, reference)
         except SRError as error:
-            _fail(f"{photo.name}: {error}")
+            message = str(error)
+            _fail(message if message.startswith(photo.name) else f"{photo.name}: {message}")
             failed += 1
     if failed:
         raise typer.Exit(BAD_INPUT)
@@ -203,13 +210,10 @@ def main() -> None:
     except SRError as error:
         _fail(str(error))
         sys.exit(BAD_INPUT)
-    except click.exceptions.NoArgsIsHelpError as error:
-        typer.echo(error.format_message())
+    except UsageError as error:
+        _fail(f"{error.format_message()} See sr --help.")
         sys.exit(BAD_INPUT)
-    except click.ClickException as error:
-        _fail(error.format_message())
-        sys.exit(BAD_INPUT)
-    except click.Abort:
+    except typer.Abort:
         _fail("interrupted")
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)

@@ -5,7 +5,6 @@
 sigma lies in [0, 1] and 1 is pure noise. Source: Rectified Flow, arXiv 2209.03003, Eq. 1, with diffusers' sign.
 """
 
-import torch
 from torch import Tensor
 
 from sr_core.tensors import Latent, PerSample, Sigma

@@ -19,7 +19,7 @@ from sr_core.limits import check_output_size
 from sr_core.noise import GENERATOR
 from sr_core.precision import resolve_dtype
 from sr_core.resampling import output_size
-from sr_core.restorer import Candidate, RestoreRequest, Restorer, Stop
+from sr_core.restorer import Candidate, Restorer, RestoreRequest, Stop
 from sr_core.rewards import GroupScorer
 from sr_core.rewards.registry import metric_set
 from sr_core.runs import CandidateRecord, Run, with_scores

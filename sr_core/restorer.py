@@ -252,9 +252,7 @@ class Restorer:
         if problem is None or self.dtype == torch.float32:
             return Draw(image, self.dtype, problem)
         backbone = self._backbone_of(torch.float32)
-        again = _draw(
-            backbone, _ConditionStore(backbone, lq, tiles, reused=False), lq, tiles, [seed], request, counter
-        )
+        again = _draw(backbone, _ConditionStore(backbone, lq, tiles, reused=False), lq, tiles, [seed], request, counter)
         return Draw(again[0], torch.float32, image_fault(again[0], lq))
 
 

@@ -135,13 +135,9 @@ def _inside(folder: Path, file: str) -> bool:
     return (folder / file).resolve().is_relative_to(folder.resolve())
 
 
-def with_scores(
-    run: Run, scores: Mapping[str, Iterable[float]], indices: Iterable[int], fidelity_weight: float
-) -> Run:
+def with_scores(run: Run, scores: Mapping[str, Iterable[float]], indices: Iterable[int], fidelity_weight: float) -> Run:
     """Return the run with raw scores put on the candidates `indices`, ranked."""
     columns = {key: list(values) for key, values in scores.items()}
     by_index = {index: {key: column[i] for key, column in columns.items()} for i, index in enumerate(indices)}
-    records = tuple(
-        replace(record, scores=by_index.get(record.index, record.scores)) for record in run.candidates
-    )
+    records = tuple(replace(record, scores=by_index.get(record.index, record.scores)) for record in run.candidates)
     return replace(run, candidates=records).reranked(fidelity_weight)

@@ -49,7 +49,7 @@ def radial_mean(power: Float[Tensor, "b h w"]) -> Float[Tensor, "b k"]:
 def log_spectral_distance(image: Image, reference: Image) -> PerSample:
     """Return the root-mean-square difference of two radial power spectra, in dB; lower is better, 0 is equal.
 
-        LSD = RMS_k 10 log10((P_k + 1e-8) / (R_k + 1e-8)),   k = 1 .. Nyquist
+    LSD = RMS_k 10 log10((P_k + 1e-8) / (R_k + 1e-8)),   k = 1 .. Nyquist
     """
     spectra = (radial_mean(windowed_power(luma(x)))[:, 1:] + POWER_FLOOR for x in (image, reference))
     own, other = spectra

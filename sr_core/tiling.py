@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
@@ -13,7 +14,7 @@ from sr_core.errors import ConfigError
 TILE = 192
 """Default side of a tile in LQ pixels."""
 CONTEXT = 12
-"""Pixels at an inner tile border that are computed and given no weight: what a convolution invents beyond the border."""
+"""Pixels at an inner tile border that are computed and given no weight: a convolution sees nothing beyond them."""
 RAMP = 8
 """Pixels, in LQ, over which one tile fades into the next."""
 
@@ -51,7 +52,7 @@ def plan_spans(length: int, tile: int = TILE) -> list[Span]:
     count = math.ceil((length - overlap) / (tile - overlap))
     side = math.ceil((length + (count - 1) * overlap) / count)
     starts = [round(k * (length - side) / (count - 1)) for k in range(count)]
-    fades = [(b + CONTEXT, a + side - CONTEXT) for a, b in zip(starts[:-1], starts[1:], strict=True)]
+    fades = [(b + CONTEXT, a + side - CONTEXT) for a, b in pairwise(starts)]
     return [
         Span(start, start + side, fade_in, fade_out)
         for start, fade_in, fade_out in zip(starts, [None, *fades], [*fades, None], strict=True)

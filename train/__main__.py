@@ -2,13 +2,16 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from sr_core.errors import SRError
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+UsageError: Any = typer.BadParameter.__mro__[1]
+"""Base of what typer raises for a wrong command line; typer exports only this subclass of it."""
 
 RecipePath = Annotated[Path, typer.Argument(help="YAML recipe, see train/recipes.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="section.key=value, read as YAML.")]
@@ -43,12 +46,58 @@ def sft(
     typer.echo(train_sft(loaded, resume=resume))
 
 
+@app.command()
+def niqe(
+    folders: Annotated[list[Path], typer.Argument(help="Folders of good photographs.")],
+    out: Annotated[Path, typer.Option(help="File for the statistics, safetensors.")],
+) -> None:
+    """Fit the statistics that NIQE compares images with."""
+    from train.niqe import fit
+
+    fit(folders, out)
+    typer.echo(out)
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="Output folder of `sft`.")],
+    photos: Annotated[Path, typer.Option(help="Folder of held-out photographs.")],
+    presets: Annotated[str, typer.Option(help="Degradation presets, comma-separated.")] = "bicubic,real-esrgan",
+    seeds: Annotated[int, typer.Option(min=2)] = 8,
+    steps: Annotated[int, typer.Option(min=1)] = 4,
+    sampler: Annotated[str, typer.Option(help="heun or euler.")] = "heun",
+    schedule: Annotated[str, typer.Option(help="power or linear.")] = "power",
+    limit: Annotated[int, typer.Option(help="Use only this many photographs; 0 means all.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="JSON file; heldout.json in the run by default.")] = None,
+) -> None:
+    """Measure a head on held-out photographs against the prior and a noise control."""
+    from train.evaluate import EvaluationSettings, evaluate_run
+
+    settings = EvaluationSettings(
+        photos=photos,
+        presets=tuple(presets.split(",")),
+        num_seeds=seeds,
+        num_steps=steps,
+        sampler=sampler,
+        schedule=schedule,
+        limit=limit,
+    )
+    content = evaluate_run(run, settings, out or run / "heldout.json")
+    for name, rows in content["tables"].items():
+        typer.echo(f"\n{name}\n{rows}")
+        for gate, figures in content["gates"][name].items():
+            typer.echo(f"  {gate}: {figures}")
+
+
 def main() -> None:
     """Run one command; exit 2 with one line if the user's input is at fault."""
     try:
-        app(prog_name="python -m train")
+        app(prog_name="python -m train", standalone_mode=False)
     except SRError as error:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+        sys.exit(2)
+    except UsageError as error:
+        typer.echo(f"error: {error.format_message()} See python -m train --help.", err=True)
         sys.exit(2)
 
 

@@ -44,7 +44,7 @@ class HeadConfig:
     widths: tuple[int, int, int] = (64, 96, 128)
     num_blocks: tuple[int, int, int] = (2, 2, 2)
     chroma_unit: float = 2.0
-    """Latent unit of the colour planes in their own standard deviations; above 1 they get less noise and less weight."""
+    """Latent unit of the colour planes in their own standard deviations; above 1, less noise and less weight."""
 
 
 @section

@@ -82,19 +82,17 @@ def fit(
     step: Callable[[int], StepOutput],
     optim: OptimConfig,
     settings: RunSettings,
-    on_evaluate: Callable[[int, dict[str, Tensor]], dict[str, float]] | None = None,
+    on_evaluate: Callable[[dict[str, Tensor]], dict[str, float]] | None = None,
     evaluate_every: int = 0,
 ) -> dict[str, Tensor]:
     """Train `model` in place and return the averaged weights.
 
     `step(i)` must draw its randomness from `i` alone; then a resumed run equals the unbroken one bit for bit.
-    `on_evaluate(step, averaged weights)` returns figures for the log.
+    `on_evaluate(averaged weights)` returns figures for the log.
     Raises ConfigError if asked to resume where there is nothing, and FloatingPointError if the loss is not finite.
     """
     trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(
-        trained, lr=optim.learning_rate, betas=(0.9, 0.99), weight_decay=optim.weight_decay
-    )
+    optimizer = torch.optim.AdamW(trained, lr=optim.learning_rate, betas=(0.9, 0.99), weight_decay=optim.weight_decay)
     average = {name: value.detach().clone() for name, value in model.state_dict().items()}
     first, elapsed, cpu = 0, 0.0, 0.0
     checkpoints = settings.output / "checkpoints"
@@ -137,7 +135,7 @@ def fit(
             log.write(line)
             bar.set_postfix(loss=f"{line['loss']:.3f}")
         if on_evaluate and evaluate_every and (done % evaluate_every == 0 or done == optim.max_steps):
-            log.write({"step": done, **on_evaluate(done, average)})
+            log.write({"step": done, **on_evaluate(average)})
         if done % settings.checkpoint_every == 0 or done == optim.max_steps:
             save(done)
     return average

@@ -18,7 +18,7 @@ from sr_core.backbones.compact import CompactBackbone, load_compact
 from sr_core.degradations import degrade
 from sr_core.images import from_uint8, read_image, to_uint8
 from sr_core.precision import resolve_dtype
-from sr_core.restorer import RestoreRequest, Restorer
+from sr_core.restorer import Restorer, RestoreRequest
 from sr_core.rewards import GroupScorer
 from sr_core.rewards.registry import load_metric, metric_spec
 from sr_core.spectra import log_spectral_distance, luma, radial_bins, radial_mean
@@ -29,6 +29,7 @@ JUDGES = ("psnr", "lpips", "ssimulacra2", "vsi", "st_lpips")
 """Full-reference metrics of the table; st_lpips and psnr neither train nor pick."""
 ROWS = ("prior", "control", "head", "random_of_n", "best_of_n")
 PICKER = "offline"
+SPECTRUM_FILE = "residual_spectrum.json"
 BLOCK = 16
 """Side in px of the blocks whose detail decides where seeds are compared."""
 
@@ -165,9 +166,7 @@ def evaluate_photo(
 
 def interval(differences: np.ndarray) -> tuple[float, float, float]:
     """Return mean and 95 % bootstrap interval (10,000 resamples, percentile) of paired differences."""
-    result = bootstrap(
-        (differences,), np.mean, n_resamples=10_000, method="percentile", rng=np.random.default_rng(0)
-    )
+    result = bootstrap((differences,), np.mean, n_resamples=10_000, method="percentile", rng=np.random.default_rng(0))
     return float(differences.mean()), float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
@@ -260,3 +259,16 @@ def evaluate(head: Path, spectrum: Sequence[float], settings: EvaluationSettings
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return content
+
+
+def evaluate_run(run: Path, settings: EvaluationSettings, out: Path) -> dict[str, Any]:
+    """Evaluate the weights in a training run; the control's spectrum is that of the run's training residuals.
+
+    The spectrum is stored beside the weights, so that a second evaluation needs no training crops.
+    """
+    stored = run / SPECTRUM_FILE
+    if not stored.is_file():
+        recipe = json.loads((run / "recipe.json").read_text(encoding="utf-8"))
+        spectrum = residual_spectrum(CachedCrops(Path(recipe["data"]["cache"])))
+        stored.write_text(json.dumps(spectrum) + "\n", encoding="utf-8")
+    return evaluate(run / "head.safetensors", json.loads(stored.read_text(encoding="utf-8")), settings, out)

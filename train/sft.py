@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, mse_loss, pad
 
 from sr_core.backbones.compact import CompactBackbone, head_metadata
-from sr_core.backbones.flow_head import FlowHead, contrast_features, image_from_planes, unshuffle_planes
+from sr_core.backbones.flow_head import FlowHead, contrast_features, unshuffle_planes
 from sr_core.backbones.prior import load_prior
 from sr_core.degradations import degrade
 from sr_core.images import read_image
@@ -103,12 +103,12 @@ class Validation:
 
 def _evaluator(
     recipe: SftRecipe, dtype: torch.dtype, device: str
-) -> Callable[[int, dict[str, Tensor]], dict[str, float]] | None:
+) -> Callable[[dict[str, Tensor]], dict[str, float]] | None:
     if recipe.validation is None:
         return None
     validation = Validation(recipe.validation, dtype, device)
 
-    def evaluate(step: int, average: dict[str, Tensor]) -> dict[str, float]:
+    def evaluate(average: dict[str, Tensor]) -> dict[str, float]:
         head = FlowHead(recipe.head.widths, recipe.head.num_blocks)
         head.load_state_dict(average)
         return validation(head)
@@ -152,6 +152,12 @@ def train_sft(recipe: SftRecipe, *, resume: bool = False) -> Path:
     average = fit(head, step, recipe.optim, settings, _evaluator(recipe, dtype, device), every)
     final = output / "head.safetensors"
     replace_tensors(final, average, head_metadata(head))
-    summary = {"cache_s": cache_s, "cache_cpu_s": cache_cpu_s, "crops": len(crops), "device": device, "dtype": str(dtype)}
+    summary = {
+        "cache_s": cache_s,
+        "cache_cpu_s": cache_cpu_s,
+        "crops": len(crops),
+        "device": device,
+        "dtype": str(dtype),
+    }
     replace_text(output / "summary.json", json.dumps(summary, indent=1))
     return final

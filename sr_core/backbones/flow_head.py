@@ -1,6 +1,7 @@
 """The stochastic part of `compact`: a small U-Net that predicts the clean residual of the prior."""
 
 import math
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -125,7 +126,7 @@ class FlowHead(nn.Module):
 
         self.down = nn.ModuleList(stage(w, n) for w, n in zip(widths, num_blocks, strict=True))
         self.up = nn.ModuleList(stage(w, 1) for w in widths[:-1])
-        pairs = list(zip(widths[:-1], widths[1:], strict=True))
+        pairs = list(pairwise(widths))
         self.shrink = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in pairs)
         self.grow = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in pairs)
         self.out = nn.Conv2d(widths[0], LATENT_CHANNELS, 3, padding=1)
