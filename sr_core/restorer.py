@@ -235,10 +235,9 @@ class Restorer:
             for first in range(0, request.num_candidates, backbone.candidates_per_pass):
                 seeds = request.seeds[first : first + backbone.candidates_per_pass]
                 images = _draw(backbone, store, lq, tiles, seeds, request, counter)
-                for offset in range(len(seeds)):
-                    drawn = self._checked(images[offset], lq, tiles, seeds[offset], request, counter)
-                    images[offset] = drawn.image[..., :0, :0]
-                    yield _candidate(first + offset, seeds[offset], drawn, lq, request)
+                for offset, seed in enumerate(seeds):
+                    drawn = self._checked(images[offset], lq, tiles, seed, request, counter)
+                    yield _candidate(first + offset, seed, drawn, lq, request)
         except Stopped:
             return
         finally:
