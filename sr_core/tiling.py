@@ -25,9 +25,9 @@ class Span:
 
     start: int
     stop: int
-    fade_in: tuple[float, float] | None
+    fade_in: tuple[int, int] | None
     """Where the weight rises from 0 to 1; None at the photo's own border."""
-    fade_out: tuple[float, float] | None
+    fade_out: tuple[int, int] | None
     """Where the weight falls from 1 to 0."""
 
 
