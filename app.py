@@ -1,0 +1,57 @@
+"""The page's entry point, also a Space's app_file: builds the page and serves it."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from starlette.middleware import Middleware
+
+from sr_core.ui.headers import CarefulHeaders
+from sr_core.ui.page import build_page
+from sr_core.ui.theme import page_theme, static_text
+from sr_core.ui.visits import VisitStore
+
+SWEEP_S = 60.0
+
+
+def serve(root: Path) -> None:
+    """Serve the page until it is interrupted; visitors' runs live below `root`, each visit in its own folder."""
+    root.mkdir(parents=True, exist_ok=True)
+    store = VisitStore(root.resolve())
+    page = build_page(store)
+    page.queue(max_size=20)
+    store.sweep_every(SWEEP_S)
+    on_space = "SPACE_ID" in os.environ
+    try:
+        page.launch(
+            server_name=os.environ.get("GRADIO_SERVER_NAME", "0.0.0.0" if on_space else "127.0.0.1"),
+            server_port=int(os.environ.get("GRADIO_SERVER_PORT", "7860")),
+            theme=page_theme(),
+            css=static_text("page.css"),
+            max_file_size="32mb",
+            allowed_paths=[str(store.root)],
+            show_error=False,
+            strict_cors=True,
+            run_history=False,
+            ssr_mode=False,
+            enable_monitoring=False,
+            mcp_server=True,
+            footer_links=["api"],
+            app_kwargs={"middleware": [Middleware(CarefulHeaders)]},
+        )
+    finally:
+        store.clear()
+
+
+def main() -> None:
+    """Serve on 127.0.0.1:7860, on a Space on every address; SR_RUN_ROOT names another place for runs."""
+    chosen = os.environ.get("SR_RUN_ROOT")
+    if chosen:
+        serve(Path(chosen))
+        return
+    with tempfile.TemporaryDirectory(prefix="sr-runs-", ignore_cleanup_errors=True) as folder:
+        serve(Path(folder))
+
+
+if __name__ == "__main__":
+    main()

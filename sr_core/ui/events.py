@@ -1,0 +1,229 @@
+"""What happens on the page: each event translates between widgets and `sr_core`, no more."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from shutil import copyfile
+from typing import Any
+
+import gradio as gr
+
+from sr_core.backbones import available_adapters
+from sr_core.errors import InputError, SRError
+from sr_core.estimate import estimate
+from sr_core.images import read_size
+from sr_core.pipeline import Job, upscale
+from sr_core.ui.downloads import write_archive, write_candidate
+from sr_core.ui.examples import example_photos
+from sr_core.ui.panel import Panel, Update, show, waiting
+from sr_core.ui.pictures import file_url
+from sr_core.ui.plans import Plan, describe_plan, plan_run
+from sr_core.ui.settings import PRESETS, YOURS, Settings, WidgetValue
+from sr_core.ui.thumbs import render_thumbs
+from sr_core.ui.visits import Visit, VisitStore
+
+Files = Sequence[str] | None
+
+
+@contextmanager
+def in_words() -> Iterator[None]:
+    """Turn an error that a visitor can mend into a message on the page."""
+    try:
+        yield
+    except SRError as error:
+        raise gr.Error(str(error), title="That does not work", print_exception=False) from error
+
+
+class PageEvents:
+    """The page's event functions over one store of visits."""
+
+    def __init__(self, store: VisitStore) -> None:
+        self._store = store
+
+    def _visit(self, request: gr.Request) -> Visit:
+        return self._store.visit(request.session_hash)
+
+    def plan(
+        self, request: gr.Request, photos: Files, saved: dict[str, Any] | None, *values: WidgetValue
+    ) -> tuple[str, str, Any, str | None]:
+        """Say what the run will cost, and close the button where it cannot start."""
+        settings = Settings(*values)
+        paths = _paths(photos)
+        try:
+            job = settings.job()
+            plan = plan_run(paths, job)
+        except SRError as error:
+            job, plan = None, Plan(photos=(), problem=str(error))
+        button = gr.skip() if self._visit(request).busy else gr.update(interactive=plan.ready)
+        return describe_plan(plan, job), render_thumbs(paths), button, _preset_of(settings, saved)
+
+    def begin(
+        self, request: gr.Request, photos: Files, taste: float, *values: WidgetValue
+    ) -> tuple[Any, ...]:
+        """Check the settings and show that the press was heard."""
+        visit = self._visit(request)
+        with in_words():
+            job = Settings(*values).job()
+            if not photos:
+                raise InputError("there must be a photo first; drop one or choose an example")
+            if visit.busy:
+                raise InputError("this page restores a photo already; stop it or wait for it")
+        visit.stop.clear()
+        visit.fidelity_weight = 1 - taste / 100
+        buttons = (
+            gr.update(value="Restoring\u2026", interactive=False),
+            gr.update(value="Stop", interactive=True),
+        )
+        return (*buttons, *waiting(visit, job.num_candidates))
+
+    def run(
+        self,
+        request: gr.Request,
+        photos: Files,
+        reference: str | None,
+        progress: gr.Progress = gr.Progress(),
+        *values: WidgetValue,
+    ) -> Iterator[Panel]:
+        """Restore the photos one after another, showing every candidate as soon as it exists."""
+        visit = self._visit(request)
+        settings, paths, problems = Settings(*values), _paths(photos), list[str]()
+        with in_words(), visit.working():
+            job = settings.job(fidelity_weight=visit.fidelity_weight)
+            for number, photo in enumerate(paths, start=1):
+                if visit.stop.is_set():
+                    break
+                words = f"Photo {number} of {len(paths)}" if len(paths) > 1 else ""
+                try:
+                    yield from self._restore(visit, photo, reference, job, progress, problems, words)
+                except SRError as error:
+                    if len(paths) == 1:
+                        raise
+                    problems.append(f"{photo.name}: {error}")
+        yield show(visit, problems=problems)
+
+    def _restore(
+        self, visit: Visit, photo: Path, reference: str | None, job: Job, progress: gr.Progress,
+        problems: Sequence[str], words: str,
+    ) -> Iterator[Panel]:  # fmt: skip
+        cost = estimate(*read_size(photo), job)
+        if cost.problem is not None:
+            raise InputError(cost.problem)
+        started = time.monotonic()
+
+        def on_step(done: int, total: int) -> None:
+            progress((done, total), desc=f"{words}: drawing" if words else "Drawing", unit="passes")
+
+        target = None if reference is None else Path(reference)
+        folder = visit.new_folder(photo)
+        for update in upscale(photo, folder, job, reference=target, stop=visit.stop.is_set, on_step=on_step):
+            shown = visit.put(update.run, job, update.message)
+            if shown.finished:
+                shown.seconds = time.monotonic() - started
+            yield show(visit, problems=problems, num_expected=job.num_candidates)
+
+    def stop(self, request: gr.Request) -> Update:
+        """Stop the computation at its next step; what is finished stays."""
+        self._visit(request).stop.set()
+        return gr.update(value="Stopping\u2026", interactive=False)
+
+    def end(self) -> tuple[Any, Any]:
+        """Give the buttons back."""
+        return gr.update(value="Restore", interactive=True), gr.update(value="Stop", interactive=False)
+
+    def leave(self, request: gr.Request) -> None:
+        """Stop what a closed tab was computing."""
+        self._store.leave(request.session_hash)
+
+    def rank(self, taste: float, request: gr.Request) -> Panel:
+        """Rank again by the slider, from 0, faithful, to 100, vivid; nothing is drawn."""
+        visit = self._visit(request)
+        visit.rank_by(1 - taste / 100)
+        return show(visit)
+
+    def pick(self, event: gr.EventData, request: gr.Request) -> tuple[Any, Any]:
+        """Show one candidate against the input."""
+        visit = self._visit(request)
+        visit.picked = int(event.index)
+        panel = show(visit)
+        return panel.grid, panel.viewer
+
+    def switch(self, place: int, request: gr.Request) -> Panel:
+        """Show the run of another photo."""
+        visit = self._visit(request)
+        if not 0 <= int(place) < len(visit.shown):
+            raise gr.Error("that run is not here any more", print_exception=False)
+        visit.current, visit.picked = int(place), None
+        return show(visit)
+
+    def example(self, event: gr.EventData, request: gr.Request) -> list[str]:
+        """Put an example photo where an uploaded one would be."""
+        photo = example_photos().get(str(event.name))
+        if photo is None:
+            raise gr.Error("there is no such example", print_exception=False)
+        folder = self._visit(request).folder / "examples"
+        folder.mkdir(exist_ok=True)
+        return [str(copyfile(photo, folder / photo.name))]
+
+    def save_candidate(self, request: gr.Request, format: str, *values: WidgetValue) -> dict[str, str]:
+        """Write the candidate on screen in the chosen format and hand its address to the browser."""
+        visit, settings = self._visit(request), Settings(*values)
+
+        def write() -> Path:
+            shown, record = visit.require()
+            job = settings.job()
+            return write_candidate(
+                shown.run, record, _save_folder(visit), format=format, bit_depth=shown.job.bit_depth,
+                dpi=job.dpi, keep_gps=job.keep_gps,
+            )  # fmt: skip
+
+        return _offer(write)
+
+    def save_run(self, request: gr.Request) -> dict[str, str]:
+        """Pack the run on screen and hand its address to the browser."""
+        visit = self._visit(request)
+        return _offer(lambda: write_archive(visit.require()[0].run, _save_folder(visit)))
+
+    def apply_preset(self, name: str, saved: dict[str, Any] | None, *values: WidgetValue) -> list[Any]:
+        """Set the widgets as a preset has them."""
+        changes = (saved or {}) if name == YOURS else PRESETS[name]
+        if not changes:
+            gr.Info("Nothing is saved yet. Set things up, open More settings and press Save as mine.")
+        return _widget_values(Settings(*values).with_preset(changes))
+
+    def save_preset(self, *values: WidgetValue) -> tuple[dict[str, Any], str]:
+        """Remember the widgets in the browser as the visitor's own preset."""
+        gr.Info("Saved in this browser. Choose Yours to come back to it.")
+        return Settings(*values).saved(), YOURS
+
+    def adapters(self, backbone: str) -> Update:
+        """Offer the adapters of another backbone."""
+        with in_words():
+            names = available_adapters(backbone)
+        return gr.update(choices=list(names), value=names[0])
+
+
+def _paths(photos: Files) -> list[Path]:
+    return [Path(photo) for photo in photos or ()]
+
+
+def _widget_values(settings: Settings) -> list[Any]:
+    return list(settings.saved().values())
+
+
+def _preset_of(settings: Settings, saved: dict[str, Any] | None) -> str | None:
+    """Return the preset that the widgets are set to, if any."""
+    for name, changes in PRESETS.items():
+        if settings.with_preset(changes) == settings:
+            return name
+    return YOURS if saved and settings.with_preset(saved) == settings else None
+
+
+def _save_folder(visit: Visit) -> Path:
+    return visit.folder / "downloads" / str(time.time_ns())
+
+
+def _offer(write: Callable[[], Path]) -> dict[str, str]:
+    with in_words():
+        path = write()
+    return {"address": file_url(path), "name": path.name}

@@ -1,0 +1,237 @@
+"""The page: where its widgets lie and which event each of them sets off."""
+
+from typing import Any
+
+import gradio as gr
+
+from sr_core.backbones import BACKBONES, SFT, available_adapters
+from sr_core.color import COLOR_TRANSFERS
+from sr_core.images import FORMATS
+from sr_core.resampling import MAX_SCALE
+from sr_core.restorer import MAX_CANDIDATES
+from sr_core.samplers import SAMPLERS
+from sr_core.ui.api import make_upscale, score
+from sr_core.ui.events import PageEvents
+from sr_core.ui.examples import render_examples
+from sr_core.ui.grid import EMPTY
+from sr_core.ui.plans import Plan, describe_plan
+from sr_core.ui.settings import EXACT, FACTOR, PRESETS, YOURS, Settings
+from sr_core.ui.status import WELCOME
+from sr_core.ui.theme import static_text
+from sr_core.ui.visits import VisitStore
+
+TITLE = "SR Reward Explorer"
+COMPUTE = "compute"
+"""Events that use the model or the metrics share one queue: one at a time."""
+STORAGE_KEY, STORAGE_SECRET = "sr-reward-explorer-1", "settings-are-no-secret"
+
+_HEADER = f"""
+<header class="sr-header"><h1>{TITLE}</h1>
+<p>One photo in, several restorations out: scored, ranked and explained.</p></header>
+"""
+_METRIC_SETS = [("Offline: needs no download", "offline"), ("Standard: pyiqa weights", "standard"),
+                ("Paper: DP2O-SR's nine", "paper")]  # fmt: skip
+_FORMATS = {"png": "PNG", "webp": "WebP lossless", "jpeg": "JPEG", "tiff": "TIFF"}
+_PHOTO_TYPES = ["image", ".heic", ".heif", ".avif", ".tif", ".tiff", ".bmp"]
+
+
+def build_page(store: VisitStore) -> gr.Blocks:
+    """Return the page over a store of visits; nothing is loaded and nothing is served yet."""
+    events = PageEvents(store)
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 3600)) as page:
+        saved = gr.BrowserState(None, storage_key=STORAGE_KEY, secret=STORAGE_SECRET)
+        gr.HTML(_HEADER)
+        with gr.Row(elem_id="sr-columns"):
+            with gr.Column(elem_id="sr-side"):
+                inputs = _input_side()
+            with gr.Column(elem_id="sr-main"):
+                results = _result_side()
+        _wire(events, saved, inputs, results)
+        page.unload(events.leave)
+        _endpoints(store)
+    return page
+
+
+def _input_side() -> dict[str, Any]:
+    """Lay out what a visitor sets before pressing the button."""
+    default = Settings()
+    w: dict[str, Any] = {}
+    w["photos"] = gr.File(
+        file_count="multiple",
+        file_types=_PHOTO_TYPES,
+        show_label=False,
+        label="Photos",
+        height=132,
+        elem_id="sr-photos",
+    )
+    w["thumbs"] = gr.HTML("")
+    w["examples"] = gr.HTML(render_examples(), js_on_load=static_text("examples.js"))
+    w["preset"] = gr.Radio(
+        [*PRESETS, YOURS],
+        value="Balanced",
+        label="Preset",
+        show_label=False,
+        container=False,
+        elem_id="sr-preset",
+    )
+    fields: dict[str, Any] = {}
+    fields["num_candidates"] = gr.Slider(
+        1, MAX_CANDIDATES, default.num_candidates, step=1, label="Candidates"
+    )
+    fields["scale"] = gr.Slider(1, MAX_SCALE, default.scale, step=0.25, label="Enlarge by")
+    w["plan"] = gr.HTML(describe_plan(Plan(photos=()), None))
+    with gr.Row(elem_id="sr-actions"):
+        w["run"] = gr.Button("Restore", variant="primary", size="lg", interactive=False, elem_id="sr-run")
+        w["stop"] = gr.Button("Stop", size="lg", interactive=False, elem_id="sr-stop")
+    with gr.Accordion("More settings", open=False):
+        _advanced(fields, w, default)
+    w["fields"] = [fields[name] for name in default.saved()]
+    w["sizing"], w["width"], w["height"], w["scale"] = (
+        fields[n] for n in ("sizing", "width", "height", "scale")
+    )
+    w["backbone"], w["adapter"] = fields["backbone"], fields["adapter"]
+    return w
+
+
+def _advanced(fields: dict[str, Any], w: dict[str, Any], default: Settings) -> None:
+    """Lay out what few visitors need."""
+    fields["sizing"] = gr.Radio([FACTOR, EXACT], value=FACTOR, label="Output size")
+    with gr.Row():
+        fields["width"] = gr.Number(
+            None, label="Width, px", precision=0, minimum=1, visible=False, min_width=100
+        )
+        fields["height"] = gr.Number(
+            None, label="Height, px", precision=0, minimum=1, visible=False, min_width=100
+        )
+    with gr.Row():
+        fields["seed"] = gr.Number(
+            default.seed,
+            label="Base seed",
+            info="Candidate k has seed + k.",
+            precision=0,
+            minimum=0,
+            min_width=100,
+        )
+        fields["dpi"] = gr.Number(
+            None, label="Print, dpi", info="Empty: the photo's.", minimum=1, min_width=100
+        )
+    fields["num_steps"] = gr.Slider(1, 20, default.num_steps, step=1, label="Steps")
+    fields["metric_set"] = gr.Dropdown(
+        _METRIC_SETS, value=default.metric_set, label="Metric set", filterable=False
+    )
+    w["reference"] = gr.File(
+        label="Reference: the true photo at the output's size, if you have it", file_types=_PHOTO_TYPES, height=96,
+        elem_id="sr-reference",
+    )  # fmt: skip
+    fields["color"] = gr.Radio(
+        list(COLOR_TRANSFERS), value=default.color, label="Colour transfer from the photo"
+    )
+    with gr.Row():
+        fields["backbone"] = gr.Dropdown(
+            list(BACKBONES), value=default.backbone, label="Backbone", filterable=False, min_width=100
+        )
+        fields["adapter"] = gr.Dropdown(
+            list(available_adapters(default.backbone)),
+            value=SFT,
+            label="Adapter",
+            filterable=False,
+            min_width=100,
+        )
+    fields["sampler"] = gr.Radio(list(SAMPLERS), value=default.sampler, label="Sampler")
+    fields["bit_depth"] = gr.Radio(
+        [8, 16], value=default.bit_depth, label="Bits per channel (16: PNG and TIFF)"
+    )
+    fields["keep_gps"] = gr.Checkbox(default.keep_gps, label="Keep the place where the photo was taken (GPS)")
+    w["save_preset"] = gr.Button("Save as mine", size="sm")
+
+
+def _result_side() -> dict[str, Any]:
+    """Lay out what a run shows."""
+    w: dict[str, Any] = {}
+    w["status"] = gr.HTML(WELCOME, elem_id="sr-status")
+    w["switcher"] = gr.Radio([], label="Photo", visible=False, elem_id="sr-switcher")
+    w["grid"] = gr.HTML(EMPTY, js_on_load=static_text("grid.js"), elem_id="sr-grid", apply_default_css=False)
+    with gr.Column(visible=False, elem_id="sr-taste") as w["taste_box"]:
+        w["taste"] = gr.Slider(
+            0, 100, 50, step=5, label="Faithful or vivid: what should win?", container=False, elem_id="sr-taste-slider",
+            info="Left: true to your photo. Right: pleasing by itself. Ranks again at once, nothing is redrawn.",
+        )  # fmt: skip
+    w["viewer"] = gr.HTML(
+        None, html_template=static_text("viewer.html"), js_on_load=static_text("viewer.js"), elem_id="sr-viewer",
+        apply_default_css=False,
+    )  # fmt: skip
+    with gr.Row(visible=False, elem_id="sr-keep") as w["keep"]:
+        choices = [(_FORMATS[name], name) for name in FORMATS]
+        w["format"] = gr.Dropdown(choices, value="png", label="Format", filterable=False, elem_id="sr-format")
+        w["save_candidate"] = gr.Button("Download this one", variant="primary", elem_id="sr-save-one")
+        w["save_run"] = gr.Button("Download the whole run (zip)", elem_id="sr-save-run")
+    w["details"] = gr.HTML("", elem_id="sr-details", apply_default_css=False)
+    w["save"] = gr.HTML(None, html_template="", js_on_load=static_text("save.js"), elem_id="sr-save")
+    names = ("status", "switcher", "taste_box", "grid", "viewer", "keep", "details")
+    w["panel"] = [w[name] for name in names]
+    return w
+
+
+def _wire(events: PageEvents, saved: gr.BrowserState, i: dict[str, Any], r: dict[str, Any]) -> None:
+    """Connect widgets and events."""
+    light: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+    fields = i["fields"]
+    changes = [i["photos"].change, *(field.change for field in fields)]
+    gr.on(
+        changes, events.plan, [i["photos"], saved, *fields], [i["plan"], i["thumbs"], i["run"], i["preset"]],
+        trigger_mode="always_last", **light,
+    )  # fmt: skip
+    i["examples"].click(events.example, None, i["photos"], **light)
+    i["preset"].input(events.apply_preset, [i["preset"], saved, *fields], fields, **light)
+    i["save_preset"].click(events.save_preset, fields, [saved, i["preset"]], **light)
+    i["sizing"].change(
+        lambda sizing: [gr.update(visible=sizing == EXACT)] * 2 + [gr.update(interactive=sizing != EXACT)],
+        i["sizing"], [i["width"], i["height"], i["scale"]], **light,
+    )  # fmt: skip
+    i["backbone"].change(events.adapters, i["backbone"], i["adapter"], **light)
+    started = i["run"].click(
+        events.begin, [i["photos"], r["taste"], *fields], [i["run"], i["stop"], *r["panel"]], **light
+    )
+    running = started.success(
+        events.run, [i["photos"], i["reference"], *fields], r["panel"], concurrency_id=COMPUTE, concurrency_limit=1,
+        show_progress="full", show_progress_on=[r["status"]], api_visibility="private",
+    )  # fmt: skip
+    running.then(events.end, None, [i["run"], i["stop"]], **light)
+    i["stop"].click(events.stop, None, i["stop"], **light)
+    r["taste"].input(events.rank, r["taste"], r["panel"], trigger_mode="always_last", **light)
+    r["grid"].click(events.pick, None, [r["grid"], r["viewer"]], **light)
+    r["switcher"].input(events.switch, r["switcher"], r["panel"], **light)
+    r["save_candidate"].click(events.save_candidate, [r["format"], *fields], r["save"], **light)
+    r["save_run"].click(events.save_run, None, r["save"], **light)
+
+
+def _endpoints(store: VisitStore) -> None:
+    """Offer `upscale` and `score` to programs; their widgets check files and ranges but are never seen."""
+    default = Settings()
+    with gr.Row(visible=False):
+        reference = gr.File(label="reference", file_types=_PHOTO_TYPES)
+        metric_set = gr.Dropdown([value for _, value in _METRIC_SETS], value="offline", label="metric_set")
+        fidelity = gr.Slider(0, 1, 0.5, label="fidelity")
+        answer = gr.JSON(label="run")
+        gr.Button("upscale").click(
+            make_upscale(store),
+            [
+                gr.File(label="photo", file_types=_PHOTO_TYPES), reference,
+                gr.Slider(1, MAX_CANDIDATES, default.num_candidates, step=1, label="num_candidates"),
+                gr.Number(default.seed, label="seed", precision=0, minimum=0),
+                gr.Slider(1, 100, default.num_steps, step=1, label="steps"),
+                gr.Slider(1, MAX_SCALE, default.scale, label="scale"),
+                gr.Number(None, label="width", precision=0), gr.Number(None, label="height", precision=0),
+                metric_set, gr.Dropdown(list(COLOR_TRANSFERS), value=default.color, label="color"), fidelity,
+                gr.Dropdown(list(BACKBONES), value=default.backbone, label="backbone"),
+                gr.Textbox(default.adapter, label="adapter"),
+            ],
+            [gr.File(label="best"), answer, gr.File(label="zip")],
+            api_name="upscale", concurrency_id=COMPUTE, concurrency_limit=1,
+        )  # fmt: skip
+        images = gr.File(label="images", file_count="multiple", file_types=_PHOTO_TYPES)
+        lq = gr.File(label="lq", file_types=_PHOTO_TYPES)
+        gr.Button("score").click(
+            score, [images, reference, lq, metric_set, fidelity], gr.JSON(label="scores"), api_name="score",
+            concurrency_id=COMPUTE, concurrency_limit=1,
+        )  # fmt: skip

@@ -1,0 +1,75 @@
+"""Everything on the result side of the page, as updates of its widgets in one fixed order."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import gradio as gr
+
+from sr_core.ui.grid import EMPTY, render_grid
+from sr_core.ui.pictures import comparison
+from sr_core.ui.status import render_status
+from sr_core.ui.tables import render_details
+from sr_core.ui.visits import Shown, Visit
+
+
+Update = Any
+"""A value for a widget, or what `gr.update` returns."""
+
+
+class Panel(NamedTuple):
+    """One value or update per widget of the result side."""
+
+    status: Any
+    switcher: Any
+    """Chooses among the runs of several photos."""
+    taste: Any
+    """Holds the faithful-to-vivid slider."""
+    grid: Any
+    viewer: Any
+    keep: Any
+    """Holds the downloads."""
+    details: Any
+
+
+def show(visit: Visit, *, problems: Sequence[str] = (), words: str = "", num_expected: int = 0) -> Panel:
+    """Return the result side as it should be now."""
+    shown, record = visit.on_screen, visit.candidate
+    status = render_status(shown, problems=problems, words=words)
+    if shown is None:
+        grid = render_grid(None, picked=None, num_expected=num_expected) if num_expected else EMPTY
+        return Panel(status, _switcher(visit), _hidden(), grid, None, _hidden(), "")
+    picked = None if record is None else record.index
+    viewer = (
+        None if record is None else {**comparison(shown, record), "caption": _caption(shown, record.seed)}
+    )
+    ranked = any(other.rank is not None for other in shown.run.candidates)
+    return Panel(
+        status,
+        _switcher(visit),
+        gr.update(visible=ranked),
+        render_grid(shown, picked=picked, num_expected=num_expected or shown.job.num_candidates),
+        viewer,
+        gr.update(visible=shown.finished and record is not None),
+        render_details(shown.run),
+    )
+
+
+def waiting(visit: Visit, num_expected: int) -> Panel:
+    """Return the result side between the press on the button and the first candidate."""
+    grid = render_grid(None, picked=None, num_expected=num_expected)
+    words = "Waiting for a free place, then loading the model\u2026"
+    return Panel(render_status(None, words=words), _switcher(visit), _hidden(), grid, None, _hidden(), "")
+
+
+def _switcher(visit: Visit) -> Update:
+    choices = [(f"{place + 1}. {shown.name}", place) for place, shown in enumerate(visit.shown)]
+    return gr.update(choices=choices, value=visit.current if choices else None, visible=len(choices) > 1)
+
+
+def _caption(shown: Shown, seed: int) -> str:
+    width, height = shown.run.values["size"]
+    return f"seed {seed} \u00b7 {width} \u00d7 {height} px"
+
+
+def _hidden() -> Update:
+    return gr.update(visible=False)

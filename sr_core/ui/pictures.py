@@ -1,0 +1,103 @@
+"""Pictures that only the page needs: previews of large candidates and the input at the output's size."""
+
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+from PIL import Image as PillowImage
+
+from sr_core.images import Photo, read_image, to_uint8
+from sr_core.resampling import resize_clamped
+from sr_core.runs import CandidateRecord, Run
+from sr_core.ui.visits import Shown
+
+PREVIEW_SIDE = 512
+"""Longest side of a preview in the grid; what is at most twice as large is shown as it is."""
+MAX_SMOOTH_PIXELS = 64_000_000
+"""Above it the smoothly enlarged input is not made; browsers enlarge it by pixels instead."""
+
+
+def file_url(path: Path) -> str:
+    """Return the address of a file of the run store, relative to the page."""
+    return f"gradio_api/file={quote(str(path))}"
+
+
+def preview(shown: Shown, record: CandidateRecord) -> str:
+    """Return the address of a candidate's picture for the grid: its own file, or a smaller one if it is large."""
+    path = shown.run.path(record)
+    if max(shown.run.values["size"]) <= 2 * PREVIEW_SIDE:
+        return file_url(path)
+    small = shown.view_folder / f"{path.stem}.png"
+    if not small.is_file():
+        shown.view_folder.mkdir(exist_ok=True)
+        with PillowImage.open(path) as image:
+            image.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE), PillowImage.Resampling.BICUBIC, reducing_gap=3.0)
+            image.save(small, compress_level=1)
+    return file_url(small)
+
+
+def prepare_input(shown: Shown) -> None:
+    """Write the input for the comparison, once per run: upright and sRGB, as it is and enlarged by bicubic."""
+    if (shown.view_folder / "input.png").is_file():
+        return
+    shown.view_folder.mkdir(exist_ok=True)
+    photo = read_image(shown.run.folder / shown.run.values["input"]["file"])
+    width, height = shown.run.values["size"]
+    if width * height <= MAX_SMOOTH_PIXELS:
+        _save(shown.view_folder / "input_bicubic.png", _enlarged(photo, width, height))
+    _save(shown.view_folder / "input.png", photo)
+
+
+def _enlarged(photo: Photo, width: int, height: int) -> Photo:
+    pixels = resize_clamped(photo.pixels, height, width)
+    alpha = None if photo.alpha is None else resize_clamped(photo.alpha, height, width)
+    return Photo(pixels, alpha, photo.metadata, photo.notices, photo.name)
+
+
+def _save(path: Path, photo: Photo) -> None:
+    array = to_uint8(photo.pixels)
+    if photo.alpha is not None:
+        array = np.concatenate([array, to_uint8(photo.alpha.expand(-1, 3, -1, -1))[..., :1]], axis=-1)
+    PillowImage.fromarray(array).save(path, compress_level=1)
+
+
+def comparison(shown: Shown, record: CandidateRecord) -> dict[str, Any]:
+    """Return what the before/after viewer shows: the candidate's own file against the input."""
+    prepare_input(shown)
+    smooth = shown.view_folder / "input_bicubic.png"
+    width, height = shown.run.values["size"]
+    return {
+        "after": file_url(shown.run.path(record)),
+        "pixels": file_url(shown.view_folder / "input.png"),
+        "smooth": file_url(smooth) if smooth.is_file() else None,
+        "width": width,
+        "height": height,
+        "name": shown.name,
+        "label": record.label,
+        "place": place(shown.run, record),
+    }
+
+
+def place(run: Run, record: CandidateRecord) -> str:
+    """Return a candidate's place in words."""
+    if record.problem is not None:
+        return "Failed"
+    if record.rank is None:
+        return "Not ranked"
+    words = f"Rank {record.rank} of {sum(other.rank is not None for other in run.candidates)}"
+    extreme = extreme_of(run, record)
+    return f"{extreme} \u00b7 {words}" if extreme else words
+
+
+def extreme_of(run: Run, record: CandidateRecord) -> str:
+    """Return Best or Worst for every candidate that shares the first or the last rank, else nothing.
+
+    Where all share one rank there is neither.
+    """
+    ranks = [other.rank for other in run.candidates if other.rank is not None]
+    if record.rank is None or min(ranks) == max(ranks):
+        return ""
+    if record.rank == min(ranks):
+        return "Best"
+    return "Worst" if record.rank == max(ranks) else ""

@@ -1,0 +1,105 @@
+"""The page's settings as one value: from widgets to a job, and from a preset to widgets."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from sr_core.errors import ConfigError
+from sr_core.limits import MAX_OUTPUT_SIDE
+from sr_core.pipeline import Job
+
+FACTOR, EXACT = "By factor", "Exact size"
+YOURS = "Yours"
+_DEFAULT = Job()
+
+WidgetValue = Any
+"""What a widget hands over."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the widgets hold, in their order on the page; numbers may be missing or fractions."""
+
+    num_candidates: float | None = _DEFAULT.num_candidates
+    scale: float | None = _DEFAULT.scale
+    seed: float | None = _DEFAULT.seed
+    num_steps: float | None = _DEFAULT.num_steps
+    sizing: str = FACTOR
+    width: float | None = None
+    height: float | None = None
+    dpi: float | None = None
+    sampler: str = _DEFAULT.sampler
+    color: str = _DEFAULT.color
+    metric_set: str = _DEFAULT.metric_set
+    backbone: str = _DEFAULT.backbone
+    adapter: str = _DEFAULT.adapter
+    bit_depth: int = _DEFAULT.bit_depth
+    keep_gps: bool = _DEFAULT.keep_gps
+
+    def job(self, *, fidelity_weight: float = 0.5) -> Job:
+        """Return the job that the widgets describe; raises ConfigError if a value is missing or out of range."""
+        exact = self.sizing == EXACT
+        return Job(
+            num_candidates=_whole(self.num_candidates, "the number of candidates"),
+            seed=_whole(self.seed, "the seed"),
+            num_steps=_whole(self.num_steps, "the number of steps"),
+            sampler=self.sampler,
+            scale=_DEFAULT.scale if exact else _number(self.scale, "the factor"),
+            size=(_side(self.width, "width"), _side(self.height, "height")) if exact else None,
+            color=self.color,
+            metric_set=self.metric_set,
+            fidelity_weight=fidelity_weight,
+            backbone=self.backbone,
+            adapter=self.adapter,
+            bit_depth=int(self.bit_depth),
+            dpi=_resolution(self.dpi),
+            keep_gps=bool(self.keep_gps),
+        )
+
+    def with_preset(self, changes: Mapping[str, Any]) -> "Settings":
+        """Return these settings with the fields that a preset sets; names it does not know are passed over."""
+        known = {f.name for f in fields(self)}
+        return replace(self, **{name: value for name, value in changes.items() if name in known})
+
+    def saved(self) -> dict[str, Any]:
+        """Return what the browser remembers as the visitor's own preset."""
+        return asdict(self)
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "Fast": {"num_candidates": 4, "num_steps": 2},
+    "Balanced": {"num_candidates": 8, "num_steps": 4},
+    "Best": {"num_candidates": 16, "num_steps": 8},
+}
+"""What each named preset sets; everything else stays as it is."""
+
+
+def _number(value: float | None, what: str) -> float:
+    if value is None or not math.isfinite(value):
+        raise ConfigError(f"{what} must be a number, got nothing; type one")
+    return float(value)
+
+
+def _whole(value: float | None, what: str) -> int:
+    number = _number(value, what)
+    if number != int(number):
+        raise ConfigError(f"{what} must be a whole number, got {number:g}")
+    return int(number)
+
+
+def _side(value: float | None, what: str) -> int:
+    if value is None:
+        raise ConfigError(f"an exact size needs a {what} in pixels; type one or go back to a factor")
+    side = _whole(value, f"the {what}")
+    if not 1 <= side <= MAX_OUTPUT_SIDE:
+        raise ConfigError(f"the {what} must lie between 1 and {MAX_OUTPUT_SIDE} px, got {side}")
+    return side
+
+
+def _resolution(value: float | None) -> float | None:
+    if not value:
+        return None
+    if not 1 <= value <= 10_000:
+        raise ConfigError(f"the print resolution must lie between 1 and 10000 dpi, got {value:g}")
+    return float(value)

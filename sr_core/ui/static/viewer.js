@@ -1,0 +1,146 @@
+const find = (selector) => element.querySelector(selector);
+const scroll = find(".sr-scroll"), canvas = find(".sr-canvas"), stage = find(".sr-stage");
+const after = find(".sr-after"), before = find(".sr-before");
+const divider = find(".sr-divider"), handle = find(".sr-handle"), caption = find(".sr-caption");
+let shown = null, zoom = "fit", input = "smooth", share = 50, scale = 1;
+
+// One image pixel is one device pixel at 1:1, whatever the screen's density.
+const density = () => window.devicePixelRatio || 1;
+
+function fitScale() {
+  const limit = 1 / density();
+  return Math.min(limit, stage.clientWidth / shown.width, stage.clientHeight / shown.height);
+}
+
+function placeDivider() {
+  const frame = stage.getBoundingClientRect(), picture = canvas.getBoundingClientRect();
+  const left = Math.max(0, picture.left - frame.left);
+  const right = Math.min(scroll.clientWidth, picture.right - frame.left);
+  const x = left + (right - left) * share / 100;
+  divider.style.left = x + "px";
+  before.style.clipPath = "inset(0 " + Math.max(0, picture.right - frame.left - x) + "px 0 0)";
+  stage.classList.toggle("sr-no-left", share < 12);
+  stage.classList.toggle("sr-no-right", share > 88);
+}
+
+function setShare(value) {
+  share = Math.min(100, Math.max(0, value));
+  handle.setAttribute("aria-valuenow", String(Math.round(share)));
+  handle.setAttribute("aria-valuetext", Math.round(share) + " % input");
+  placeDivider();
+}
+
+function layout(keepCentre) {
+  if (!shown) return;
+  const centreX = (scroll.scrollLeft + scroll.clientWidth / 2) / Math.max(1, canvas.offsetWidth);
+  const centreY = (scroll.scrollTop + scroll.clientHeight / 2) / Math.max(1, canvas.offsetHeight);
+  const full = document.fullscreenElement !== null;
+  const tall = Math.min(window.innerHeight * 0.66, Math.max(300, shown.height / density()));
+  stage.style.height = full ? "" : Math.round(tall) + "px";
+  scale = zoom === "fit" ? fitScale() : Number(zoom) / density();
+  canvas.style.width = shown.width * scale + "px";
+  canvas.style.height = shown.height * scale + "px";
+  const enlarged = scale * density() > 1;
+  after.classList.toggle("sr-exact", enlarged);
+  before.classList.toggle("sr-exact", enlarged || input === "pixels");
+  if (keepCentre) {
+    scroll.scrollLeft = centreX * canvas.offsetWidth - scroll.clientWidth / 2;
+    scroll.scrollTop = centreY * canvas.offsetHeight - scroll.clientHeight / 2;
+  }
+  stage.classList.toggle("sr-pannable", scroll.scrollWidth > scroll.clientWidth + 1 || scroll.scrollHeight > scroll.clientHeight + 1);
+  for (const button of element.querySelectorAll("[data-zoom]"))
+    button.setAttribute("aria-pressed", String(button.dataset.zoom === zoom));
+  for (const button of element.querySelectorAll("[data-input]"))
+    button.setAttribute("aria-pressed", String(button.dataset.input === input));
+  placeDivider();
+}
+
+function setZoom(value) { zoom = value; layout(true); }
+
+function loadImage(image, address) {
+  if (image.dataset.address === address) return Promise.resolve();
+  image.dataset.address = address;
+  const next = new Image();
+  next.src = address;
+  // Decoding first keeps the old picture until the new one can be painted whole.
+  return next.decode().catch(() => {}).then(() => {
+    if (image.dataset.address === address) image.src = address;
+  });
+}
+
+function showInput() {
+  const address = input === "smooth" && shown.smooth ? shown.smooth : shown.pixels;
+  before.alt = "Input photo " + shown.name + ", enlarged to " + shown.width + " x " + shown.height + " px";
+  return loadImage(before, address);
+}
+
+function render() {
+  const value = props.value;
+  element.hidden = !value;
+  if (!value) { shown = null; return; }
+  const resized = !shown || shown.width !== value.width || shown.height !== value.height || shown.pixels !== value.pixels;
+  shown = value;
+  if (!shown.smooth) input = "pixels";
+  find('[data-input="smooth"]').disabled = !shown.smooth;
+  after.alt = shown.label;
+  caption.textContent = shown.place + " \u00b7 " + shown.caption;
+  stage.dataset.ready = "no";
+  Promise.all([loadImage(after, shown.after), showInput()]).then(() => { stage.dataset.ready = "yes"; });
+  if (resized) zoom = "fit";
+  layout(!resized);
+}
+
+handle.addEventListener("keydown", (event) => {
+  const step = event.shiftKey ? 10 : 1;
+  const moves = { ArrowLeft: -step, ArrowDown: -step, ArrowRight: step, ArrowUp: step, PageDown: -10, PageUp: 10, Home: -100, End: 100 };
+  if (!(event.key in moves)) return;
+  event.preventDefault();
+  setShare(share + moves[event.key]);
+});
+
+element.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  const zooms = { f: "fit", F: "fit", "1": "1", "2": "2", "4": "4" };
+  if (event.key in zooms) { event.preventDefault(); setZoom(zooms[event.key]); }
+});
+
+element.addEventListener("click", (event) => {
+  const button = event.target.closest("button");
+  if (!button) return;
+  if (button.dataset.zoom) setZoom(button.dataset.zoom);
+  if (button.dataset.input) { input = button.dataset.input; showInput().then(() => layout(true)); layout(true); }
+  if (button.classList.contains("sr-full")) {
+    if (document.fullscreenElement) document.exitFullscreen();
+    else find(".sr-viewer").requestFullscreen();
+  }
+});
+
+function shareAt(clientX) {
+  const frame = stage.getBoundingClientRect(), picture = canvas.getBoundingClientRect();
+  const left = Math.max(frame.left, picture.left), right = Math.min(frame.left + scroll.clientWidth, picture.right);
+  return (clientX - left) / Math.max(1, right - left) * 100;
+}
+
+let drag = null;
+stage.addEventListener("pointerdown", (event) => {
+  if (!shown || event.button !== 0) return;
+  const onHandle = event.target.closest(".sr-divider") !== null;
+  const pannable = stage.classList.contains("sr-pannable");
+  if (!onHandle && pannable && event.pointerType !== "mouse") return;
+  drag = onHandle || !pannable ? { divides: true } : { x: event.clientX, y: event.clientY, left: scroll.scrollLeft, top: scroll.scrollTop };
+  stage.setPointerCapture(event.pointerId);
+  if (drag.divides) { setShare(shareAt(event.clientX)); handle.focus({ preventScroll: true }); event.preventDefault(); }
+});
+stage.addEventListener("pointermove", (event) => {
+  if (!drag) return;
+  if (drag.divides) { setShare(shareAt(event.clientX)); return; }
+  scroll.scrollLeft = drag.left - (event.clientX - drag.x);
+  scroll.scrollTop = drag.top - (event.clientY - drag.y);
+});
+for (const name of ["pointerup", "pointercancel"]) stage.addEventListener(name, () => { drag = null; });
+
+scroll.addEventListener("scroll", placeDivider, { passive: true });
+document.addEventListener("fullscreenchange", () => layout(true));
+new ResizeObserver(() => layout(true)).observe(stage);
+watch("value", render);
+render();

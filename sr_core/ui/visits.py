@@ -1,0 +1,187 @@
+"""Who is visiting: one private folder, one stop signal and the runs of one open page."""
+
+import re
+import secrets
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sr_core.errors import InputError
+from sr_core.pipeline import Job
+from sr_core.runs import CandidateRecord, Run
+
+IDLE_S = 3600.0
+"""A visit that nobody has touched for so long is forgotten."""
+CLOSED_S = 300.0
+"""Time in which a page that lost its connection may come back to its runs."""
+MAX_RUNS = 24
+"""Runs that one visit keeps; the oldest are deleted."""
+
+
+@dataclass(kw_only=True)
+class Shown:
+    """One run of a visit with the settings that made it."""
+
+    run: Run
+    job: Job
+    message: str
+    """Where it stands, in words."""
+    seconds: float | None = None
+    """How long it took; None while it goes on."""
+
+    @property
+    def view_folder(self) -> Path:
+        """Where pictures lie that only the page needs: previews and the enlarged input."""
+        return self.run.folder.with_name(f"{self.run.folder.name}.view")
+
+    @property
+    def name(self) -> str:
+        """The photo's file name."""
+        return str(self.run.values["input"]["name"])
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing more will be drawn."""
+        return self.run.values["status"] in ("done", "stopped")
+
+
+@dataclass(kw_only=True)
+class Visit:
+    """Everything that one open page has made; it lives on the server and no other page can reach it."""
+
+    folder: Path
+    stop: threading.Event = field(default_factory=threading.Event)
+    shown: list[Shown] = field(default_factory=list)
+    current: int = 0
+    """Place in `shown` of the run on screen."""
+    picked: int | None = None
+    """Index of the candidate chosen by hand; None follows the best."""
+    fidelity_weight: float = 0.5
+    """0 is vivid, 1 faithful; the slider's last word."""
+    busy: bool = False
+    last_seen: float = 0.0
+    _count: int = 0
+
+    def new_folder(self, photo: Path) -> Path:
+        """Return a fresh folder for the run of a photo."""
+        self._count += 1
+        stem = re.sub(r"[^\w.-]+", "_", photo.stem).strip("._")[:60] or "photo"
+        return self.folder / f"{self._count:03d}-{stem}"
+
+    def put(self, run: Run, job: Job, message: str) -> Shown:
+        """Store a run, or a newer state of one, ranked by the slider's last word."""
+        if run.values.get("fidelity_weight") != self.fidelity_weight:
+            run = run.reranked(self.fidelity_weight)
+        for place, shown in enumerate(self.shown):
+            if shown.run.folder == run.folder:
+                shown.run, shown.message = run, message
+                self.current = place
+                return shown
+        while len(self.shown) >= MAX_RUNS:
+            oldest = self.shown.pop(0)
+            shutil.rmtree(oldest.run.folder, ignore_errors=True)
+            shutil.rmtree(oldest.view_folder, ignore_errors=True)
+        self.shown.append(Shown(run=run, job=job, message=message))
+        self.current, self.picked = len(self.shown) - 1, None
+        return self.shown[-1]
+
+    @property
+    def on_screen(self) -> Shown | None:
+        """The run that is looked at; None before the first."""
+        return self.shown[self.current] if self.shown else None
+
+    @property
+    def candidate(self) -> CandidateRecord | None:
+        """The candidate that is looked at: the picked one, else the best."""
+        if self.on_screen is None:
+            return None
+        run = self.on_screen.run
+        for record in run.candidates:
+            if record.index == self.picked and record.file is not None:
+                return record
+        return run.best
+
+    def rank_by(self, fidelity_weight: float) -> None:
+        """Rank every run anew from the scores that it has; nothing is drawn."""
+        self.fidelity_weight = fidelity_weight
+        for shown in self.shown:
+            shown.run = shown.run.reranked(fidelity_weight)
+
+    def require(self) -> tuple[Shown, CandidateRecord]:
+        """Return the run and candidate on screen; raises InputError if there is none."""
+        if self.on_screen is None or self.candidate is None:
+            raise InputError("there must be a restored photo first; drop one and press Restore")
+        return self.on_screen, self.candidate
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Keep the folder while a run goes on; one run at a time. Raises InputError if one goes on already."""
+        if self.busy:
+            raise InputError("this page restores a photo already; stop it or wait for it")
+        self.busy = True
+        try:
+            yield
+        finally:
+            self.busy = False
+
+
+class VisitStore:
+    """All visits, each in a folder whose name cannot be guessed."""
+
+    def __init__(
+        self, root: Path, *, idle_s: float = IDLE_S, closed_s: float = CLOSED_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
+        self.root = root
+        self._idle_s, self._closed_s, self._clock = idle_s, closed_s, clock
+        self._visits: dict[str, Visit] = {}
+        self._lock = threading.Lock()
+
+    def visit(self, session: str | None) -> Visit:
+        """Return the visit of a page, made at its first call; None is a caller without a page."""
+        with self._lock:
+            key = session or secrets.token_hex(16)
+            if key not in self._visits:
+                folder = self.root / secrets.token_hex(16)
+                folder.mkdir(parents=True)
+                self._visits[key] = Visit(folder=folder)
+            self._visits[key].last_seen = self._clock()
+            return self._visits[key]
+
+    def leave(self, session: str | None) -> None:
+        """Stop what a closed page was computing, and forget the visit soon unless it comes back."""
+        with self._lock:
+            visit = self._visits.get(session or "")
+            if visit is not None:
+                visit.stop.set()
+                visit.last_seen = self._clock() - self._idle_s + self._closed_s
+
+    def sweep(self) -> None:
+        """Delete the visits that nobody has touched for long."""
+        with self._lock:
+            now = self._clock()
+            old = [k for k, v in self._visits.items() if not v.busy and now - v.last_seen > self._idle_s]
+            for key in old:
+                shutil.rmtree(self._visits.pop(key).folder, ignore_errors=True)
+
+    def sweep_every(self, seconds: float) -> None:
+        """Sweep in the background for as long as the process lives."""
+
+        def loop() -> None:
+            while True:
+                time.sleep(seconds)
+                self.sweep()
+
+        threading.Thread(target=loop, name="sweep-visits", daemon=True).start()
+
+    def clear(self) -> None:
+        """Stop and delete everything."""
+        with self._lock:
+            for visit in self._visits.values():
+                visit.stop.set()
+                shutil.rmtree(visit.folder, ignore_errors=True)
+            self._visits.clear()
