@@ -61,8 +61,8 @@ class CompactBackbone:
     def __init__(self, prior: Prior, head: FlowHead, *, dtype: torch.dtype, device: str = "cpu") -> None:
         self.dtype, self.device = dtype, torch.device(device)
         layout = torch.channels_last
-        self.prior = prior.to(device=self.device, dtype=dtype, memory_format=layout).eval()
-        self.head = head.to(device=self.device, memory_format=layout).eval()
+        self.prior = prior.to(device=self.device, dtype=dtype).to(memory_format=layout).eval()
+        self.head = head.to(device=self.device).to(memory_format=layout).eval()
         buffers = {name: value.clone() for name, value in self.head.named_buffers()}
         self.head.to(dtype)
         for name, value in buffers.items():

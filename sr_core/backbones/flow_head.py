@@ -88,6 +88,7 @@ class Block(nn.Module):
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
         self.film = nn.Linear(embedding, 2 * channels)
         nn.init.normal_(self.conv2.weight, std=1e-3)
+        assert self.conv2.bias is not None
         nn.init.zeros_(self.conv2.bias)
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
@@ -131,6 +132,7 @@ class FlowHead(nn.Module):
         self.grow = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in pairs)
         self.out = nn.Conv2d(widths[0], LATENT_CHANNELS, 3, padding=1)
         nn.init.zeros_(self.out.weight)
+        assert self.out.bias is not None
         nn.init.zeros_(self.out.bias)
 
     @property
@@ -170,16 +172,22 @@ class FlowHead(nn.Module):
         h = self.embed_x(x.to(dtype)) + photo
         skips = []
         for index, blocks in enumerate(self.down):
-            for block in blocks:
-                h = block(h, level)
+            h = _through(blocks, h, level)
             if index < len(self.shrink):
                 skips.append(h)
                 h = self.shrink[index](h)
         for grow, blocks, skip in zip(reversed(self.grow), reversed(self.up), reversed(skips), strict=True):
             h = skip + interpolate(grow(h), scale_factor=2, mode="nearest")
-            for block in blocks:
-                h = block(h, level)
+            h = _through(blocks, h, level)
         return self.out(silu(h))
+
+
+def _through(blocks: nn.Module, h: Tensor, level: Tensor) -> Tensor:
+    """Return `h` after every block of one stage."""
+    assert isinstance(blocks, nn.ModuleList)
+    for block in blocks:
+        h = block(h, level)
+    return h
 
 
 def _fourier(sigma: Sigma, width: int) -> Float[Tensor, "b w"]:

@@ -171,6 +171,7 @@ def load_ncnn(prior: Prior, graph: str, data: bytes) -> None:
                 f"got {record.num_output} and {record.num_weights}"
             )
         weights, bias = _read_convolution(reader, record)
+        assert conv.bias is not None
         with torch.no_grad():
             conv.weight.copy_(torch.from_numpy(weights).reshape(conv.weight.shape))
             conv.bias.copy_(torch.from_numpy(bias))
