@@ -56,7 +56,7 @@ def integrate(
 ) -> Latent:
     """Carry `noise` along the decreasing `sigmas`; `on_step` sees each new state."""
     x = noise
-    for index, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
+    for index, (sigma, sigma_next) in enumerate(pairwise(sigmas.to(noise.device))):
         x = step(velocity, x, sigma.expand(len(x)), sigma_next.expand(len(x)))
         if on_step is not None:
             on_step(index, x)

@@ -97,9 +97,10 @@ class CompactBackbone:
     def velocity(self, x: Latent, sigma: Sigma, condition: CompactCondition) -> Latent:
         """Return dx/dsigma, float32; sigma must be above 0. The condition may have batch 1."""
         height, width = condition.latent_size
+        x, sigma = x.to(self.device), sigma.to(self.device)
         padding = (0, condition.photo.shape[-1] - width, 0, condition.photo.shape[-2] - height)
-        padded = pad(x.to(self.device), padding).contiguous(memory_format=torch.channels_last)
-        clean = self.head.clean(padded, sigma.to(self.device), condition.photo)[..., :height, :width]
+        padded = pad(x, padding).contiguous(memory_format=torch.channels_last)
+        clean = self.head.clean(padded, sigma, condition.photo)[..., :height, :width]
         return velocity_from_clean(x, clean, sigma)
 
     def decode(self, x: Latent, condition: CompactCondition) -> Image:
