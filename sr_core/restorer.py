@@ -1,5 +1,6 @@
 """The one call: photo and request in, a stream of candidates out."""
 
+import math
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -159,20 +160,23 @@ def _draw(
     """Return whole restorations at the backbone's own scale, one per seed."""
     scale = backbone.scale
     height, width = lq.shape[-2] * scale, lq.shape[-1] * scale
-    canvas = torch.zeros(len(seeds), 3, height, width)
+    canvases = [torch.zeros(1, 3, height, width) for _ in seeds]
     padded = list(seeds) + [seeds[-1]] * (backbone.candidates_per_pass - len(seeds))
     for index, tile in enumerate(tiles):
         counter()
         images = _draw_tile(backbone, store[index], lq, tile, padded, request, counter)
-        add_tile(canvas, images[: len(seeds)].float(), tile, scale)
-    return list(canvas.split(1))
+        for canvas, image in zip(canvases, images, strict=False):
+            add_tile(canvas, image[None].float(), tile, scale)
+    return canvases
 
 
 def image_fault(image: Image, lq: Image) -> str | None:
     """Return why a restoration cannot be shown, or None: not finite, or constant where the photo is not."""
-    if not bool(torch.isfinite(image).all()):
+    # The extremes carry every NaN and infinity, and need no mask of the image's size.
+    low, high = image.aminmax()
+    if not (math.isfinite(low) and math.isfinite(high)):
         return "the result holds values that are not finite"
-    if float(image.max() - image.min()) < FLAT <= float(lq.max() - lq.min()):
+    if float(high - low) < FLAT <= float(lq.max() - lq.min()):
         return "the result is one flat colour although the photo is not"
     return None
 
@@ -236,8 +240,10 @@ class Restorer:
                 seeds = request.seeds[first : first + backbone.candidates_per_pass]
                 images = _draw(backbone, store, lq, tiles, seeds, request, counter)
                 for offset, seed in enumerate(seeds):
-                    drawn = self._checked(images[offset], lq, tiles, seed, request, counter)
+                    # Popped and deleted: a finished candidate must not take room while the next one is drawn.
+                    drawn = self._checked(images.pop(0), lq, tiles, seed, request, counter)
                     yield _candidate(first + offset, seed, drawn, lq, request)
+                    del drawn
         except Stopped:
             return
         finally:
