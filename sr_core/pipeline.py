@@ -60,7 +60,9 @@ class Job:
             raise ConfigError(f"the format must be one of {', '.join(FORMATS)}, got {self.format!r}")
         if self.bit_depth not in FORMATS[self.format].bit_depths:
             raise ConfigError(f"{self.format} cannot hold {self.bit_depth} bits a channel; choose png or tiff for 16")
-        self.request((64, 64))
+        if self.size is None:
+            output_size(64, 64, scale=self.scale)
+        self._draw(None)
 
     def request(self, photo_size: tuple[int, int]) -> RestoreRequest:
         """Return what to draw for a photo of (width, height).
@@ -69,6 +71,9 @@ class Job:
         """
         size = output_size(*photo_size, size=self.size) if self.size else output_size(*photo_size, scale=self.scale)
         check_output_size(*size, source=photo_size)
+        return self._draw(size)
+
+    def _draw(self, size: tuple[int, int] | None) -> RestoreRequest:
         return RestoreRequest(
             num_candidates=self.num_candidates,
             seed=self.seed,
