@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -9,12 +10,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from sr_core.alpha import Alpha, enlarge_alpha
 from sr_core.backbones import SFT, load_backbone
 from sr_core.errors import ConfigError, InputError
-from sr_core.images import FORMATS, Photo, read_image, to_uint8, write_image
+from sr_core.images import FORMATS, Photo, Pixels8, read_image, to_uint8, write_image
 from sr_core.limits import check_output_size
 from sr_core.noise import GENERATOR
 from sr_core.precision import resolve_dtype
@@ -192,7 +194,14 @@ def _write_candidate(
     return replace(record, file=name), shown
 
 
-def _scored(run: Run, shown: dict[int, Any], photo: Photo, reference: Image | None, job: Job) -> Run:
+def _on_disk(pixels: Pixels8, folder: Path, index: int) -> Pixels8:
+    """Return the same pixels read from a file as they are needed, so that candidates do not add up in memory."""
+    path = folder / f"{index}.npy"
+    np.save(path, pixels, allow_pickle=False)
+    return np.load(path, mmap_mode="r", allow_pickle=False)
+
+
+def _scored(run: Run, shown: dict[int, Pixels8], photo: Photo, reference: Image | None, job: Job) -> Run:
     """Score the finished candidates as one group and rank them."""
     indices = sorted(shown)
     scores = scorer_for(job.metric_set).score(
@@ -235,18 +244,21 @@ def upscale(
     run = replace(run, values={**run.values, "dtype": dtype, "reference": target is not None})
     run.save()
     alpha = None if photo.alpha is None else enlarge_alpha(photo.alpha, size[1], size[0])
-    shown: dict[int, Any] = {}
-    for candidate in restorer.restore(photo.pixels, request, stop=stop, on_step=on_step):
-        record, pixels = _write_candidate(run, candidate, photo, alpha, job)
-        if pixels is not None:
-            shown[candidate.index] = to_uint8(pixels)
-        run = replace(run, candidates=(*run.candidates, record))
-        run.save()
-        yield Progress(run=run, stage="drawing", message=f"{len(run.candidates)} of {job.num_candidates} drawn")
-    stopped = len(run.candidates) < job.num_candidates
-    if shown:
-        yield Progress(run=run, stage="scoring", message=f"scoring {len(shown)} candidates")
-        run = _scored(run, shown, photo, target, job)
+    shown: dict[int, Pixels8] = {}
+    with tempfile.TemporaryDirectory(prefix="sr-shown-") as kept:
+        for candidate in restorer.restore(photo.pixels, request, stop=stop, on_step=on_step):
+            record, pixels = _write_candidate(run, candidate, photo, alpha, job)
+            if pixels is not None:
+                shown[candidate.index] = _on_disk(to_uint8(pixels), Path(kept), candidate.index)
+            del candidate, pixels
+            run = replace(run, candidates=(*run.candidates, record))
+            run.save()
+            yield Progress(run=run, stage="drawing", message=f"{len(run.candidates)} of {job.num_candidates} drawn")
+        stopped = len(run.candidates) < job.num_candidates
+        if shown:
+            yield Progress(run=run, stage="scoring", message=f"scoring {len(shown)} candidates")
+            run = _scored(run, shown, photo, target, job)
+            shown.clear()
     run = replace(run, values={**run.values, "status": "stopped" if stopped else "done"})
     run.save()
     ending = f"stopped with {len(run.candidates)} of {job.num_candidates}" if stopped else "ranked"
