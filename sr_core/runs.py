@@ -58,11 +58,13 @@ class Run:
         """Read a run; raises InputError if the folder holds none or its file is damaged."""
         path = folder / RUN_FILE
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            records = tuple(CandidateRecord(**record) for record in values.pop("candidates"))
-        except FileNotFoundError:
+            values = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+            records = tuple(_checked(CandidateRecord(**record)) for record in values.pop("candidates"))
+        except (FileNotFoundError, NotADirectoryError):
             raise InputError(f"a run must be a folder with {RUN_FILE}, got {folder}") from None
-        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        except KeyError as error:
+            raise InputError(f"{path} is not a run: it has no {error}") from error
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(f"{path} is not a run: {error}") from error
         for record in records:
             if record.file is not None and not _inside(folder, record.file):
@@ -128,6 +130,37 @@ class Run:
 
 def _ranking(record: CandidateRecord) -> tuple[float, int]:
     return (-record.reward if record.reward is not None else 2.0 + (record.file is None), record.index)
+
+
+def _refuse_constant(name: str) -> float:
+    """Turn away NaN and infinities, which JSON does not have."""
+    raise ValueError(f"numbers must be finite, got {name}")
+
+
+def _checked(record: CandidateRecord) -> CandidateRecord:
+    """Return a record whose fields have the types that the rest of the project relies on."""
+    number = (int, float)
+    kinds: dict[str, tuple[type, ...]] = {
+        "index": (int,),
+        "seed": (int,),
+        "rank": (int, type(None)),
+        "reward": (*number, type(None)),
+        "scores": (dict,),
+        "file": (str, type(None)),
+        "dtype": (str,),
+        "problem": (str, type(None)),
+    }
+    for name, kind in kinds.items():
+        if not isinstance(getattr(record, name), kind):
+            raise TypeError(f"{name} of a candidate must be {_names(kind)}, got {getattr(record, name)!r}")
+    for key, value in record.scores.items():
+        if not isinstance(value, number):
+            raise TypeError(f"the score {key} must be a number, got {value!r}")
+    return record
+
+
+def _names(kinds: tuple[type, ...]) -> str:
+    return " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
 
 
 def _inside(folder: Path, file: str) -> bool:
