@@ -1,12 +1,13 @@
 """Size, memory and time of a job before it runs, and the nearest setting that fits."""
 
-import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from sr_core.errors import SRError
+from sr_core.limits import MIN_SIDE
 from sr_core.pipeline import Job
-from sr_core.tiling import TILE, plan_tiles
+from sr_core.tiling import plan_tiles
 
 PRIOR_S_PER_PIXEL = 5.5e-5
 """Seconds per LQ pixel of one prior pass in bfloat16 on two recent server cores."""
@@ -46,18 +47,51 @@ class Estimate:
         return f"{self.width} x {self.height} px, {minutes}, {self.memory_bytes / 2**30:.1f} GB of memory, {tiles}"
 
 
-def free_memory() -> int:
-    """Return the bytes that this machine, or the container around it, can still give."""
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    info = Path("/proc/meminfo")
+def free_memory(root: Path = Path("/")) -> int:
+    """Return the bytes that this machine, or the container around it, can still give.
+
+    Where the system does not say (it is not Linux), nothing is refused: 2^63 - 1. `root` holds `proc` and `sys`.
+    """
+    free = sys.maxsize
+    info, group = root / "proc/meminfo", root / "sys/fs/cgroup"
     if info.is_file():
-        for line in info.read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                free = int(line.split()[1]) * 1024
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+        free = 1024 * _named_values(info).get("MemAvailable:", free // 1024)
+    limit, used, details = (group / f"memory.{name}" for name in ("max", "current", "stat"))
     if limit.is_file() and used.is_file() and limit.read_text().strip().isdigit():
-        free = min(free, int(limit.read_text()) - int(used.read_text()))
-    return free
+        # Files that were read once and can be dropped count as used.
+        droppable = _named_values(details).get("inactive_file", 0) if details.is_file() else 0
+        free = min(free, int(limit.read_text()) - int(used.read_text()) + droppable)
+    return max(0, free)
+
+
+def _named_values(path: Path) -> dict[str, int]:
+    """Return the lines `name number ...` of a kernel file."""
+    lines = (line.split() for line in path.read_text(encoding="ascii").splitlines())
+    return {words[0].rstrip(":"): int(words[1]) for words in lines if len(words) > 1 and words[1].isdigit()}
+
+
+def needed_memory(width: int, height: int, size: tuple[int, int]) -> int:
+    """Return the peak bytes of restoring a photo of `width` x `height` to `size`."""
+    first = plan_tiles(height, width)[0]
+    tile_pixels = (first.rows.stop - first.rows.start) * (first.columns.stop - first.columns.start)
+    canvas = max(width * height * 16, size[0] * size[1])
+    return BASE_BYTES + tile_pixels * TILE_BYTES_PER_PIXEL + canvas * CANVAS_BYTES_PER_PIXEL
+
+
+def _nearest_that_fits(width: int, height: int, job: Job, memory: int) -> str:
+    """Say which photo of the same shape could be restored in `memory` bytes."""
+    for percent in range(99, 0, -1):
+        smaller = width * percent // 100, height * percent // 100
+        if min(smaller) < MIN_SIDE:
+            break
+        try:
+            size = job.request(smaller).size
+        except SRError:
+            continue
+        assert size is not None
+        if needed_memory(*smaller, size) <= memory:
+            return f"a photo of {smaller[0]} x {smaller[1]} px fits"
+    return "no photo of this shape fits with these settings"
 
 
 def estimate(width: int, height: int, job: Job, *, memory: int | None = None) -> Estimate:
@@ -77,15 +111,13 @@ def estimate(width: int, height: int, job: Job, *, memory: int | None = None) ->
     evaluations = job.num_steps if job.sampler == "euler" else 2 * job.num_steps - 1
     seconds = pixels * (PRIOR_S_PER_PIXEL + HEAD_S_PER_PIXEL * evaluations * job.num_candidates)
     seconds += SCORE_S_PER_PIXEL * min(size[0] * size[1], 16 * 512**2) * job.num_candidates
-    canvas = max(width * height * 16, size[0] * size[1])
-    needed = BASE_BYTES + min(tile_pixels, TILE**2) * TILE_BYTES_PER_PIXEL + canvas * CANVAS_BYTES_PER_PIXEL
+    needed = needed_memory(width, height, size)
     free = free_memory() if memory is None else memory
     problem = None
     if needed > free:
-        share = max(0.1, ((free - BASE_BYTES) / (needed - BASE_BYTES))) ** 0.5 if free > BASE_BYTES else 0.1
         problem = (
             f"{size[0]} x {size[1]} px would need {needed / 2**30:.1f} GB of memory and {free / 2**30:.1f} GB is free; "
-            f"a photo of about {int(width * share)} x {int(height * share)} px fits"
+            f"{_nearest_that_fits(width, height, job, free)}"
         )
     return Estimate(
         width=size[0], height=size[1], seconds=seconds, memory_bytes=needed, num_tiles=len(tiles), problem=problem
