@@ -1,10 +1,14 @@
 """LoRA adapters as PEFT folders: which layers they touch, loading, and merging into the weights."""
 
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from sr_core.errors import WeightsError
+
+
+PEFT_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
 def convolution_names(model: nn.Module) -> list[str]:
@@ -19,16 +23,24 @@ def merge_adapter(model: nn.Module, folder: Path) -> None:
     """
     from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
     from peft.tuners.lora import LoraLayer
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    weights = folder / "adapter_model.safetensors"
-    if not weights.is_file():
-        raise WeightsError(f"{folder} must be a PEFT folder with adapter_model.safetensors")
-    config = LoraConfig.from_pretrained(str(folder))
-    inject_adapter_in_model(config, model)
-    result = set_peft_model_state_dict(model, load_file(weights))
-    if result.unexpected_keys:
-        raise WeightsError(f"{folder} was made for another network: {', '.join(result.unexpected_keys[:3])} ...")
+    settings, weights = (folder / name for name in PEFT_FILES)
+    # Both are looked for here: peft would search a model hub for a missing one.
+    if not (settings.is_file() and weights.is_file()):
+        raise WeightsError(f"{folder} must be a PEFT folder with {' and '.join(PEFT_FILES)}")
+    try:
+        config = LoraConfig.from_pretrained(str(folder))
+        if not isinstance(config, LoraConfig):
+            raise WeightsError(f"{folder} must hold a LoRA, got {type(config).__name__}")
+        inject_adapter_in_model(config, model)
+        result: Any = set_peft_model_state_dict(model, load_file(weights))
+    except (SafetensorError, ValueError, TypeError, RuntimeError) as error:
+        raise WeightsError(f"{folder} cannot be read as a LoRA of this network: {error}") from error
+    foreign = [*result.unexpected_keys, *(key for key in result.missing_keys if "lora_" in key)]
+    if foreign:
+        raise WeightsError(f"{folder} was made for another network: {', '.join(foreign[:3])} ...")
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, LoraLayer):
