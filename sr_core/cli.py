@@ -59,9 +59,11 @@ def run_folders(photos: Sequence[Path], out: Path) -> Iterator[tuple[Path, Path]
     """Yield each photo with a folder of its own; photos of the same name get a number."""
     taken: set[str] = set()
     for photo in photos:
-        name, number = photo.stem, 2
+        # A file may be called "...png", whose stem would lead out of the folder.
+        stem = photo.stem if photo.stem.strip(".") else "photo"
+        name, number = stem, 2
         while name in taken:
-            name, number = f"{photo.stem}-{number}", number + 1
+            name, number = f"{stem}-{number}", number + 1
         taken.add(name)
         yield photo, out / name
 
@@ -141,7 +143,7 @@ def upscale(
     for photo, folder in run_folders(photos, out):
         try:
             _upscale_one(photo, folder, job, reference)
-        except SRError as error:
+        except (SRError, OSError) as error:
             message = str(error)
             _fail(message if message.startswith(photo.name) else f"{photo.name}: {message}")
             failed += 1
@@ -207,7 +209,7 @@ def main() -> None:
     """Run one command; exit 2 with one line if the user's input is at fault."""
     try:
         code = app(prog_name="sr", standalone_mode=False)
-    except SRError as error:
+    except (SRError, OSError) as error:
         _fail(str(error))
         sys.exit(BAD_INPUT)
     except UsageError as error:
