@@ -148,7 +148,7 @@ def load_head(path: Path = HEAD_FILE) -> FlowHead:
         with safe_open(path, framework="pt") as file:
             head = FlowHead(**_head_shape(file.metadata() or {}, path))
             head.load_state_dict({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
-    except (SafetensorError, RuntimeError) as error:
+    except (SafetensorError, RuntimeError, KeyError, ValueError) as error:
         raise WeightsError(f"{path} cannot be read as a flow head: {error}") from error
     return head
 
