@@ -19,15 +19,17 @@ Overrides = Annotated[list[str] | None, typer.Argument(help="section.key=value, 
 
 @app.command()
 def data(
-    folders: Annotated[list[Path], typer.Argument(help="Folders of photographs.")],
+    sources: Annotated[list[str], typer.Argument(help="Folders of photographs, or Debian packages that hold some.")],
     out: Annotated[Path, typer.Option(help="Folder for the packed crops.")],
     crops_per_photo: Annotated[int, typer.Option(min=1)] = 10,
     seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
     """Pack photographs into the crops that a recipe reads."""
     from train.data import pack
+    from train.packages import photo_folders
 
-    count = pack(folders, out, crops_per_photo=crops_per_photo, seed=seed)
+    with photo_folders(sources) as folders:
+        count = pack(folders, out, crops_per_photo=crops_per_photo, seed=seed)
     typer.echo(f"{count} crops in {out}")
 
 
