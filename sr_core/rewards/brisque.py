@@ -53,8 +53,7 @@ def read_libsvm(path: Path, device: str) -> BrisqueModel:
     fields = dict(line.split(maxsplit=1) for line in header.splitlines())
     rows = [line.split() for line in body.splitlines() if line.strip()]
     complete = all(
-        [entry.partition(":")[0] for entry in row[1:]] == [str(i + 1) for i in range(NUM_FEATURES)]
-        for row in rows
+        [entry.partition(":")[0] for entry in row[1:]] == [str(i + 1) for i in range(NUM_FEATURES)] for row in rows
     )
     if fields.get("kernel_type") != "rbf" or not complete or len(rows) != int(fields.get("total_sv", -1)):
         raise WeightsError(

@@ -16,6 +16,9 @@ Scores = Float[np.ndarray, " m"]
 CONSISTENCY = "consistency_"
 """Prefix of a score taken between the candidate reduced to LQ size and the LQ."""
 
+CONSISTENCY_TOLERANCE = 0.2
+"""Share of a metric's tolerance that holds after the reduction, which averages rounding noise away."""
+
 
 class ScoreTerm(NamedTuple):
     """How one raw score enters the reward."""
@@ -53,7 +56,8 @@ def score_term(key: str) -> ScoreTerm:
     """
     spec = metric_spec(key.removeprefix(CONSISTENCY))
     half: Half = "reference" if spec.full_reference else "no_reference"
-    return ScoreTerm(half=half, lower_is_better=spec.lower_is_better, tolerance=spec.tolerance)
+    share = CONSISTENCY_TOLERANCE if key.startswith(CONSISTENCY) else 1.0
+    return ScoreTerm(half=half, lower_is_better=spec.lower_is_better, tolerance=share * spec.tolerance)
 
 
 def normalise(raw: Scores, *, lower_is_better: bool, tolerance: float) -> Scores:
@@ -81,9 +85,7 @@ def half_weights(halves: Mapping[str, Half], fidelity_weight: float) -> dict[str
     return {key: share[half] / count[half] for key, half in halves.items()}
 
 
-def tie_band(
-    raw: Mapping[str, Scores], weights: Mapping[str, float], tolerances: Mapping[str, float]
-) -> float:
+def tie_band(raw: Mapping[str, Scores], weights: Mapping[str, float], tolerances: Mapping[str, float]) -> float:
     """Return the reward difference that the metrics' tolerances add up to.
 
         band = sum_m w_m tol_m / (max_m - min_m)
@@ -91,9 +93,7 @@ def tie_band(
     Metrics whose spread is within their tolerance are the same for all and add nothing.
     """
     spreads = {key: float(np.ptp(values)) for key, values in raw.items()}
-    return sum(
-        (weights[k] * tolerances[k] / spreads[k] for k in raw if spreads[k] > tolerances[k]), start=0.0
-    )
+    return sum((weights[k] * tolerances[k] / spreads[k] for k in raw if spreads[k] > tolerances[k]), start=0.0)
 
 
 def shared_ranks(reward: Scores, band: float) -> tuple[int, ...]:

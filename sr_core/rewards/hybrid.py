@@ -6,14 +6,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float64, UInt8
+from jaxtyping import Float, Float64, UInt8
+from torch import Tensor
 
 from sr_core.errors import InputError, WeightsError
 from sr_core.images import from_uint8, to_uint8
 from sr_core.resampling import resize_clamped
 from sr_core.rewards.crops import Crop, scored_crops
 from sr_core.rewards.group import CONSISTENCY, GroupReward, hybrid_reward, score_term
-from sr_core.rewards.registry import Metric, load_metric, metric_set
+from sr_core.rewards.registry import Metric, Reference, load_metric, metric_set
 from sr_core.tensors import Image
 
 Pixels8 = UInt8[np.ndarray, "h w 3"]
@@ -51,7 +52,7 @@ class _View(NamedTuple):
     width: int
     images: Callable[[Crop], Image]
     """The candidates inside a crop, as a batch."""
-    target: Image | None
+    target: Reference | None
     """Reference or LQ, of the view's size."""
 
 
@@ -93,14 +94,14 @@ class GroupScorer:
         self,
         candidates: Sequence[Pixels8] | Image,
         *,
-        lq: Image | None,
-        reference: Image | None,
+        lq: Float[Tensor, "1 3 lq_h lq_w"] | None,
+        reference: Float[Tensor, "1 3 hq_h hq_w"] | None,
         fidelity_weight: float = 0.5,
     ) -> GroupScores:
         """Score all candidates of one photo, on the 8-bit pixels that a user downloads.
 
-        The reference half compares with `reference` (batch 1, the candidates' size), or without one compares
-        the candidates, reduced to the size of `lq` (batch 1), with it; with neither it is empty. Above 1024
+        The reference half compares with `reference` (the candidates' size), or without one compares
+        the candidates, reduced to the size of `lq`, with it; with neither it is empty. Above 1024
         px a side the same crops are scored for every candidate and averaged.
 
         Raises InputError if there are no candidates, they differ in size or the reference has another one.
@@ -164,12 +165,10 @@ def _pixels8(candidates: Sequence[Pixels8] | Image) -> list[Pixels8]:
 
 
 def _batch(pixels: Sequence[Pixels8], crop: Crop) -> Image:
-    return torch.cat(
-        [from_uint8(np.ascontiguousarray(image[crop.rows(), crop.columns()])) for image in pixels]
-    )
+    return torch.cat([from_uint8(np.ascontiguousarray(image[crop.rows(), crop.columns()])) for image in pixels])
 
 
-def _reduced_view(pixels: Sequence[Pixels8], lq: Image, device: str) -> _View:
+def _reduced_view(pixels: Sequence[Pixels8], lq: Reference, device: str) -> _View:
     """Reduce every candidate to the size of the LQ, one at a time because they may be large."""
     height, width = lq.shape[-2:]
     reduced = torch.cat([resize_clamped(from_uint8(image).to(device), height, width) for image in pixels])
@@ -189,9 +188,7 @@ def _score_crops(
     return {key: np.stack(scores) for key, scores in rows.items()}
 
 
-def _pool(
-    key: str, metric: Metric, by_crop: Float64[np.ndarray, "k m"], crops: Sequence[Crop]
-) -> _Score | str:
+def _pool(key: str, metric: Metric, by_crop: Float64[np.ndarray, "k m"], crops: Sequence[Crop]) -> _Score | str:
     """Average over the crops in which every score is finite: a flat sky has no scene statistics."""
     finite = np.isfinite(by_crop).all(axis=1)
     if not finite.any():
@@ -206,7 +203,7 @@ def _pool(
         "lower_is_better": spec.lower_is_better,
         "worst": spec.worst,
         "best": spec.best,
-        "tolerance": spec.tolerance,
+        "tolerance": term.tolerance,
         "min_side": spec.min_side,
         "crops": [list(crop) for crop, kept in zip(crops, finite, strict=True) if kept],
     }

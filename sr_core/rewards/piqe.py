@@ -45,7 +45,7 @@ def _deviation(values: Float64[Tensor, "*n k"]) -> Float64[Tensor, "*n"]:
     return variance.clamp(min=0).sqrt()
 
 
-def _pad_to_blocks(luma: Plane) -> Plane:
+def _pad_to_blocks(luma: Plane) -> Float64[Tensor, "H W"]:
     """Mirror the right and lower borders (edge pixel repeated) up to a whole number of blocks."""
     height, width = luma.shape
     down, right = -height % BLOCK, -width % BLOCK
@@ -70,13 +70,13 @@ def has_flat_edge_segment(blocks: Float64[Tensor, "n 16 16"]) -> Bool[Tensor, " 
 def is_noisy(blocks: Float64[Tensor, "n 16 16"]) -> Bool[Tensor, " n"]:
     """Say which blocks vary as evenly as noise: sigma > 2 |sigma - q| / max(sigma, q).
 
-    q is the deviation of the two middle columns over that of the other columns.
+    q is the deviation of the two middle columns over that of the surround.
 
     Source: PIQE, section III-B (noise criterion).
     """
     sigma = _deviation(blocks.flatten(1))
-    middle = BLOCK // 2
-    centre = blocks[:, :, middle - 1 : middle + 1]
-    surround = torch.cat((blocks[:, :, : middle - 1], blocks[:, :, middle + 1 :]), dim=2)
+    centre = blocks[:, :, 7:9]
+    # The authors' program drops one middle column and the next but one; kept, so that scores can be compared.
+    surround = torch.cat((blocks[:, :, :7], blocks[:, :, 8:9], blocks[:, :, 10:]), dim=2)
     ratio = (_deviation(centre.flatten(1)) / _deviation(surround.flatten(1))).nan_to_num()
     return sigma > 2 * ((sigma - ratio).abs() / torch.maximum(sigma, ratio)).nan_to_num()

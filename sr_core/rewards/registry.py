@@ -6,11 +6,17 @@ from difflib import get_close_matches
 from importlib import import_module
 from typing import Literal, Protocol, runtime_checkable
 
+from jaxtyping import Float
+from torch import Tensor
+
 from sr_core.errors import ConfigError
 from sr_core.tensors import Image, PerSample
 
 Json = str | int | float | bool | None
 """What one provenance entry may hold."""
+
+Reference = Float[Tensor, "1 3 h w"]
+"""What all images of a batch are compared with: pixels as in `Image`, of the same size, batch 1."""
 
 Half = Literal["reference", "no_reference"]
 """The two halves of the hybrid reward."""
@@ -57,8 +63,8 @@ class Metric(Protocol):
     def provenance(self) -> Mapping[str, Json]:
         """Source package and version, weights file and SHA-256, colour, dtype, device."""
 
-    def __call__(self, images: Image, reference: Image | None) -> PerSample:
-        """Score `images`; `reference` has batch 1 and its features are computed once."""
+    def __call__(self, images: Image, reference: Reference | None) -> PerSample:
+        """Score `images`; the reference's features are computed once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +86,7 @@ _ROWS = (
         full_reference=True,
         worst=1.0,
         best=0.0,
-        tolerance=0.002,
+        tolerance=0.0005,
         min_side=32,
         source="offline",
         note="distance of AlexNet features, arXiv 1801.03924",
@@ -91,7 +97,7 @@ _ROWS = (
         full_reference=True,
         worst=0.0,
         best=100.0,
-        tolerance=0.3,
+        tolerance=0.05,
         min_side=32,
         source="offline",
         note="multi-scale structure and artefacts, fitted to human ratings; negative for very bad images",
@@ -102,7 +108,7 @@ _ROWS = (
         full_reference=True,
         worst=0.5,
         best=1.0,
-        tolerance=0.0003,
+        tolerance=2e-05,
         min_side=32,
         source="offline",
         note="saliency-weighted similarity, doi 10.1109/TIP.2014.2346028",
@@ -124,7 +130,7 @@ _ROWS = (
         full_reference=True,
         worst=1.0,
         best=0.0,
-        tolerance=0.002,
+        tolerance=0.0005,
         min_side=64,
         source="pyiqa",
         note="shift-tolerant LPIPS, arXiv 2207.13686; a hold-out",
@@ -135,7 +141,7 @@ _ROWS = (
         full_reference=False,
         worst=100.0,
         best=0.0,
-        tolerance=0.5,
+        tolerance=0.3,
         min_side=64,
         source="offline",
         note="support vector regression on scene statistics, doi 10.1109/TIP.2012.2214050",
@@ -168,7 +174,7 @@ _ROWS = (
         full_reference=True,
         worst=1.0,
         best=0.0,
-        tolerance=0.002,
+        tolerance=0.0005,
         min_side=32,
         source="pyiqa",
         note="distance of VGG-16 features, arXiv 1801.03924",
@@ -179,7 +185,7 @@ _ROWS = (
         full_reference=True,
         worst=1.0,
         best=0.0,
-        tolerance=0.002,
+        tolerance=0.0005,
         min_side=32,
         source="pyiqa",
         note="structure and texture of VGG-16 features, arXiv 2004.07728",
@@ -190,7 +196,7 @@ _ROWS = (
         full_reference=True,
         worst=0.0,
         best=1.0,
-        tolerance=0.002,
+        tolerance=0.001,
         min_side=64,
         source="pyiqa",
         note="top-down semantics, KADID weights, arXiv 2308.03060",
@@ -201,7 +207,7 @@ _ROWS = (
         full_reference=True,
         worst=2.0,
         best=-2.0,
-        tolerance=0.01,
+        tolerance=0.005,
         min_side=32,
         source="pyiqa",
         note="CLIP features, fidelity term, arXiv 2503.11221",
@@ -212,7 +218,7 @@ _ROWS = (
         full_reference=False,
         worst=0.0,
         best=1.0,
-        tolerance=0.005,
+        tolerance=0.002,
         min_side=224,
         source="pyiqa",
         note="transformer, arXiv 2204.08958",
@@ -223,7 +229,7 @@ _ROWS = (
         full_reference=False,
         worst=0.0,
         best=100.0,
-        tolerance=0.3,
+        tolerance=0.2,
         min_side=32,
         source="pyiqa",
         note="multi-scale transformer, KonIQ weights, arXiv 2108.05997",
@@ -234,7 +240,7 @@ _ROWS = (
         full_reference=False,
         worst=0.0,
         best=1.0,
-        tolerance=0.005,
+        tolerance=0.002,
         min_side=224,
         source="pyiqa",
         note="tuned CLIP prompts, arXiv 2207.12396",
@@ -245,7 +251,7 @@ _ROWS = (
         full_reference=False,
         worst=0.0,
         best=1.0,
-        tolerance=0.005,
+        tolerance=0.002,
         min_side=64,
         source="pyiqa",
         note="top-down semantics, KonIQ weights, arXiv 2308.03060",
@@ -256,7 +262,7 @@ _ROWS = (
         full_reference=False,
         worst=2.0,
         best=-2.0,
-        tolerance=0.01,
+        tolerance=0.005,
         min_side=32,
         source="pyiqa",
         note="CLIP features, naturalness term, arXiv 2503.11221",
@@ -267,7 +273,7 @@ _ROWS = (
         full_reference=False,
         worst=1.0,
         best=5.0,
-        tolerance=0.02,
+        tolerance=0.01,
         min_side=32,
         source="pyiqa",
         note="large multi-modal model, arXiv 2312.17090",
@@ -306,18 +312,14 @@ _LOADERS = {"offline": "sr_core.rewards.offline", "pyiqa": "sr_core.rewards.iqa"
 def metric_spec(name: str) -> MetricSpec:
     """Look up a metric; raises ConfigError naming the nearest known ones."""
     if name not in METRICS:
-        raise ConfigError(
-            f"metric must be a known one, got {name!r}; did you mean {_nearest(name, METRICS)}?"
-        )
+        raise ConfigError(f"metric must be a known one, got {name!r}; did you mean {_nearest(name, METRICS)}?")
     return METRICS[name]
 
 
 def metric_set(name: str) -> MetricSet:
     """Look up a metric set; raises ConfigError naming the nearest known ones."""
     if name not in METRIC_SETS:
-        raise ConfigError(
-            f"metric set must be a known one, got {name!r}; did you mean {_nearest(name, METRIC_SETS)}?"
-        )
+        raise ConfigError(f"metric set must be a known one, got {name!r}; did you mean {_nearest(name, METRIC_SETS)}?")
     return METRIC_SETS[name]
 
 

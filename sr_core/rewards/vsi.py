@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, conv2d, interpolate
 
+from sr_core.rewards.registry import Reference
 from sr_core.tensors import Image, PerSample
 
 Map = Float[Tensor, "1 1 h w"]
@@ -37,8 +38,8 @@ class VsiMaps(NamedTuple):
     chroma_n: Map
 
 
-def vsi(images: Image, reference: Image) -> PerSample:
-    """Return the similarity of each image to one reference (batch 1); 1 is identical.
+def vsi(images: Image, reference: Reference) -> PerSample:
+    """Return the similarity of each image to one reference; 1 is identical.
 
         S = S_vs S_g^0.4 (S_m S_n)^0.02,   VSI = sum S max(vs_1, vs_2) / sum max(vs_1, vs_2)
 

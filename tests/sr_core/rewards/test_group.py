@@ -8,6 +8,7 @@ from hypothesis.extra.numpy import arrays
 
 from sr_core.errors import InputError
 from sr_core.rewards.group import (
+    CONSISTENCY_TOLERANCE,
     ScoreTerm,
     half_weights,
     hybrid_reward,
@@ -205,6 +206,7 @@ def test_a_slider_outside_zero_to_one_is_refused(weight: float) -> None:
 
 
 def test_a_consistency_score_takes_the_reference_half_with_its_metrics_direction() -> None:
-    assert score_term("consistency_lpips") == score_term("lpips")
-    assert score_term("consistency_lpips").half == "reference"
+    consistency, full = score_term("consistency_lpips"), score_term("lpips")
+    assert consistency[:2] == full[:2] == ("reference", True)
+    assert consistency.tolerance == CONSISTENCY_TOLERANCE * full.tolerance
     assert score_term("niqe").half == "no_reference"
