@@ -107,9 +107,7 @@ def sniff(data: bytes, name: str) -> str:
         if brands & _HEIF_BRANDS:
             return "HEIF"
     found = next((what for magic, what in _OTHERS.items() if data.lstrip().startswith(magic)), "not an image")
-    raise InputError(
-        f"{name} must be a {_ACCEPTED} photo, but its content is {found}; export it as PNG or JPEG"
-    )
+    raise InputError(f"{name} must be a {_ACCEPTED} photo, but its content is {found}; export it as PNG or JPEG")
 
 
 def decode(data: bytes, name: str) -> Decoded:
@@ -133,8 +131,7 @@ def decode(data: bytes, name: str) -> Decoded:
     except DECODER_ERRORS as error:
         reason = str(error).split("\n", 1)[0][:120] or type(error).__name__
         raise InputError(
-            f"{name} must be a complete {kind} file, but it cannot be decoded ({reason}); "
-            "export or download it again"
+            f"{name} must be a complete {kind} file, but it cannot be decoded ({reason}); export or download it again"
         ) from error
     notices = found.notices
     if several:

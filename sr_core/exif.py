@@ -93,9 +93,7 @@ def _parse_directory(data: bytes, offset: int, order: ByteOrder, *, depth: int) 
         if tag not in _POINTERS:
             tags[tag] = Entry(kind, data[where : where + size])
         elif kind in (LONG, 13) and depth < 2:
-            child = _parse_directory(
-                data, struct.unpack_from(order + "I", data, at + 8)[0], order, depth=depth + 1
-            )
+            child = _parse_directory(data, struct.unpack_from(order + "I", data, at + 8)[0], order, depth=depth + 1)
             if child:
                 tags[tag] = child
     return tags

@@ -58,16 +58,15 @@ def to_srgb(pixels: Array, space: str, profile: bytes | None) -> SrgbPixels:
             return SrgbPixels(_device_rgb(pixels, space), None)
         return SrgbPixels(_transform(pixels, space, profile), None)
     except imagecodecs.CmsError:
-        return SrgbPixels(
-            _device_rgb(pixels, space), "the colour profile cannot be read; the pixels are read as sRGB"
-        )
+        return SrgbPixels(_device_rgb(pixels, space), "the colour profile cannot be read; the pixels are read as sRGB")
 
 
 def _transform(pixels: Array, space: str, profile: bytes) -> NDArray[np.uint16]:
     if space == "gray":
         # Grey is a curve, so each level is converted once; lcms's own shortcut for grey errs in the darks.
-        kind = np.uint8 if pixels.dtype == np.uint8 else np.uint16
-        levels = np.arange(np.iinfo(kind).max + 1).astype(kind)[None]
+        levels: Array = np.arange(256, dtype=np.uint8)[None]
+        if pixels.dtype == np.uint16:
+            levels = np.arange(65536, dtype=np.uint16)[None]
         return _lcms(levels, space, profile, exact=True)[0][pixels]
     return _lcms(pixels, space, profile, exact=False)
 

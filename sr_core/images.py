@@ -145,9 +145,7 @@ def write_image(
         xmp=marker_packet(recipe),
         dpi=resolution,
     )
-    encoded = (
-        encode_png(array, attached, fast=True) if fast and format == "png" else kind.encode(array, attached)
-    )
+    encoded = encode_png(array, attached, fast=True) if fast and format == "png" else kind.encode(array, attached)
     with replacing(path) as file:
         file.write(encoded)
 
@@ -173,11 +171,7 @@ def _rounded(pixels: Float[Tensor, "1 c h w"], levels: int) -> NDArray[np.int32]
 def _quantised(pixels: Float[Tensor, "1 c h w"] | Pixels8 | Pixels16, bit_depth: int) -> Array:
     """Return (h, w, c) integers of `bit_depth`, whatever the pixels come as."""
     if isinstance(pixels, Tensor):
-        return (
-            _rounded(pixels, 255).astype(np.uint8)
-            if bit_depth == 8
-            else _rounded(pixels, 65535).astype(np.uint16)
-        )
+        return _rounded(pixels, 255).astype(np.uint8) if bit_depth == 8 else _rounded(pixels, 65535).astype(np.uint16)
     if pixels.dtype == np.uint8:
         return pixels if bit_depth == 8 else pixels.astype(np.uint16) * np.uint16(257)
     return pixels if bit_depth == 16 else ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)

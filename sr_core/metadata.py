@@ -129,9 +129,7 @@ def marker_packet(recipe: Mapping[str, object] | None) -> bytes:
 
     Source: IPTC Photo Metadata Standard, Digital Source Type; EU 2024/1689, Article 50(2).
     """
-    made_by = (
-        "" if recipe is None else f"<sr:recipe>{escape(json.dumps(dict(recipe), sort_keys=True))}</sr:recipe>"
-    )
+    made_by = "" if recipe is None else f"<sr:recipe>{escape(json.dumps(dict(recipe), sort_keys=True))}</sr:recipe>"
     return (
         '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
         f'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="{_RDF}">'

@@ -39,9 +39,7 @@ def exif_bytes(orientation: int = 1) -> bytes:
     exif[274] = orientation
     exif[271] = "Testmaker"
     exif[282], exif[283], exif[296] = 240.0, 240.0, 2
-    exif.get_ifd(0x8769).update(
-        {0xA002: 4000, 0xA003: 3000, 0x9003: "2024:05:01 10:00:00", 0x927C: b"private"}
-    )
+    exif.get_ifd(0x8769).update({0xA002: 4000, 0xA003: 3000, 0x9003: "2024:05:01 10:00:00", 0x927C: b"private"})
     exif.get_ifd(0x8825).update({1: "N", 2: (48.0, 12.0, 30.0), 3: "E", 4: (11.0, 30.0, 0.0)})
     return exif.tobytes()
 

@@ -41,9 +41,7 @@ def test_the_low_band_is_five_dilated_binomial_convolutions() -> None:
     kernel = (row[:, None] * row).expand(3, 1, 3, 3)
     expected = image
     for dilation in (1, 2, 4, 8, 16):
-        expected = conv2d(
-            pad(expected, (dilation,) * 4, mode="replicate"), kernel, dilation=dilation, groups=3
-        )
+        expected = conv2d(pad(expected, (dilation,) * 4, mode="replicate"), kernel, dilation=dilation, groups=3)
     torch.testing.assert_close(low_band(image), expected)
 
 

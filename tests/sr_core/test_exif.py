@@ -37,9 +37,7 @@ def test_parsing_undoes_packing(order: str, first: Directory, child: Directory, 
     assert parse_exif(b"Exif\x00\x00" + pack_exif(tree)) == tree
 
 
-@given(
-    st.binary(max_size=300), st.sampled_from([b"II*\x00\x08\x00\x00\x00", b"MM\x00*\x00\x00\x00\x08", b""])
-)
+@given(st.binary(max_size=300), st.sampled_from([b"II*\x00\x08\x00\x00\x00", b"MM\x00*\x00\x00\x00\x08", b""]))
 def test_any_bytes_are_parsed_or_refused(content: bytes, header: bytes) -> None:
     try:
         tree = parse_exif(header + content)
@@ -58,9 +56,7 @@ def test_entries_that_overlap_cannot_grow_without_bound() -> None:
 
 
 def test_a_directory_that_is_its_own_child_ends() -> None:
-    loop = (
-        b"\x01\x00" + EXIF_IFD.to_bytes(2, "little") + b"\x04\x00" + b"\x01\x00\x00\x00" + b"\x08\x00\x00\x00"
-    )
+    loop = b"\x01\x00" + EXIF_IFD.to_bytes(2, "little") + b"\x04\x00" + b"\x01\x00\x00\x00" + b"\x08\x00\x00\x00"
     assert isinstance(parse_exif(INTEL + loop + bytes(4)), Exif)
 
 

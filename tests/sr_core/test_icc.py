@@ -72,9 +72,7 @@ def test_grey_profiles_are_applied() -> None:
 
 def test_grey_pixels_with_an_rgb_profile_are_converted_as_rgb() -> None:
     grey, p3 = colours(1)[..., 0], profile("rgb", 1.8, DISPLAY_P3)
-    assert np.array_equal(
-        to_srgb(grey, "gray", p3).pixels, to_srgb(np.stack([grey] * 3, -1), "rgb", p3).pixels
-    )
+    assert np.array_equal(to_srgb(grey, "gray", p3).pixels, to_srgb(np.stack([grey] * 3, -1), "rgb", p3).pixels)
 
 
 def test_sixteen_bits_are_converted_at_sixteen_bits() -> None:
@@ -108,9 +106,7 @@ def ink_profile() -> bytes:
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_cmyk_profiles_are_applied(dtype: type) -> None:
     full = np.iinfo(dtype).max
-    inks: np.ndarray = np.array(
-        [[[0, 0, 0, 0], [0, 0, 0, full], [full, full, full, 0], [full, 0, 0, 0]]], dtype
-    )
+    inks: np.ndarray = np.array([[[0, 0, 0, 0], [0, 0, 0, full], [full, full, full, 0], [full, 0, 0, 0]]], dtype)
     converted = to_srgb(inks, "cmyk", ink_profile())
     assert converted.notice is None
     white, black, dark, cyan = converted.pixels[0] / 65535

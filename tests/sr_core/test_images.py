@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis.extra.numpy import arrays
 from PIL import Image, ImageCms
 
+from sr_core.assets import ASSETS
 from sr_core.errors import InputError
 from sr_core.images import (
     FORMATS,
@@ -36,9 +37,7 @@ def test_eight_bits_survive_the_way_to_a_tensor_and_back(array: np.ndarray) -> N
 
 
 def test_rounding_is_half_up_after_clamping() -> None:
-    values = torch.tensor(
-        [-0.5, 0.0, 0.5 / 255 - 1e-6, 0.5 / 255 + 1e-6, 127.5 / 255, 254.5 / 255 + 1e-6, 1.0, 7.0]
-    )
+    values = torch.tensor([-0.5, 0.0, 0.5 / 255 - 1e-6, 0.5 / 255 + 1e-6, 127.5 / 255, 254.5 / 255 + 1e-6, 1.0, 7.0])
     rounded = to_uint8(values[None, None, None].expand(1, 3, 1, 8))
     assert rounded[0, :, 0].tolist() == [0, 0, 0, 1, 128, 255, 255, 255]
 
@@ -174,9 +173,7 @@ def camera_photo(photos: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("format", list(FORMATS))
-def test_the_photo_s_metadata_comes_back_true_for_the_output(
-    camera_photo: Path, tmp_path: Path, format: str
-) -> None:
+def test_the_photo_s_metadata_comes_back_true_for_the_output(camera_photo: Path, tmp_path: Path, format: str) -> None:
     photo, path = read_image(camera_photo), tmp_path / "out"
     write_image(path, np.zeros((288, 192, 3), np.uint8), format=format, metadata=photo.metadata)
     with Image.open(path) as image:
@@ -199,9 +196,7 @@ def test_places_are_written_only_when_asked_for(camera_photo: Path, tmp_path: Pa
     write_image(path, array, format=format, metadata=metadata, keep_gps=True)
     with Image.open(path) as image:
         assert image.getexif().get_ifd(0x8825)[2] == (48.0, 12.0, 30.0)
-    latitude = (
-        metadata.exif is not None and path.read_bytes().find((48).to_bytes(4, "big") + b"\0\0\0\1") >= 0
-    )
+    latitude = metadata.exif is not None and path.read_bytes().find((48).to_bytes(4, "big") + b"\0\0\0\1") >= 0
     write_image(path, array, format=format, metadata=metadata)
     assert latitude
     assert (48).to_bytes(4, "big") + b"\0\0\0\1" not in path.read_bytes()
@@ -226,9 +221,7 @@ def test_the_print_resolution_can_be_set(photos: Path, tmp_path: Path, format: s
 
 @pytest.mark.parametrize("format", list(FORMATS))
 @pytest.mark.parametrize("bit_depth", [8, 16])
-def test_every_file_is_marked_and_carries_its_recipe(
-    photos: Path, tmp_path: Path, format: str, bit_depth: int
-) -> None:
+def test_every_file_is_marked_and_carries_its_recipe(photos: Path, tmp_path: Path, format: str, bit_depth: int) -> None:
     if bit_depth not in FORMATS[format].bit_depths:
         return
     path = tmp_path / "out"
@@ -286,3 +279,11 @@ def test_missing_files_and_folders_are_refused_in_words(tmp_path: Path) -> None:
             read_image(path)
         with pytest.raises(InputError, match="must be a readable file"):
             read_size(path)
+
+
+def test_every_example_on_the_page_can_be_read() -> None:
+    examples = [path for path in (ASSETS / "examples").iterdir() if path.suffix != ".md"]
+    assert len(examples) == 3
+    for path in examples:
+        assert path.stat().st_size < 60_000
+        assert read_image(path).notices == ()

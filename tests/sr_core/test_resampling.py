@@ -22,9 +22,7 @@ def test_resizing_agrees_with_pillow(photos: Path, size: tuple[int, int]) -> Non
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 90), st.integers(1, 90))
-def test_a_flat_image_stays_flat_at_any_size(
-    height: int, width: int, new_height: int, new_width: int
-) -> None:
+def test_a_flat_image_stays_flat_at_any_size(height: int, width: int, new_height: int, new_width: int) -> None:
     flat = torch.full((2, 3, height, width), 0.3)
     resized = resize(flat, new_height, new_width)
     torch.testing.assert_close(resized, torch.full((2, 3, new_height, new_width), 0.3))

@@ -16,9 +16,7 @@ from tests.sr_core.test_icc import DISPLAY_P3, profile
 def test_the_child_decodes_as_the_parent_would(photos: Path, tmp_path: Path) -> None:
     image = crop(photos)
     image.putalpha(128)
-    data = encoded(
-        image, "PNG", exif=exif_bytes(5), icc_profile=profile("rgb", 2.2, DISPLAY_P3), dpi=(300, 300)
-    )
+    data = encoded(image, "PNG", exif=exif_bytes(5), icc_profile=profile("rgb", 2.2, DISPLAY_P3), dpi=(300, 300))
     path = tmp_path / "photo.png"
     path.write_bytes(data)
     ours, theirs = decode(data, "photo.png"), decode_isolated(path)
@@ -59,9 +57,7 @@ def test_a_decoder_that_takes_too_long_is_stopped(
         decode_isolated(path)
 
 
-def test_nothing_is_left_in_the_temporary_folder(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_is_left_in_the_temporary_folder(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, temporary = tmp_path / "photo.png", tmp_path / "temporary"
     path.write_bytes(encoded(crop(photos), "PNG"))
     temporary.mkdir()
