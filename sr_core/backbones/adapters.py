@@ -7,7 +7,6 @@ from torch import nn
 
 from sr_core.errors import WeightsError
 
-
 PEFT_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
