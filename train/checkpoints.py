@@ -88,12 +88,26 @@ def load_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(tensors, json.loads((path / STATE).read_text(encoding="utf-8")))
 
 
-def latest_checkpoint(folder: Path) -> Checkpoint:
-    """Read the newest complete checkpoint; raises ConfigError if there is none, so that no run restarts silently."""
+def check_start(output: Path, *, resume: bool) -> None:
+    """Raise ConfigError if a run cannot resume, or would mix its checkpoints with those of another run."""
+    folder = output / "checkpoints"
+    if resume:
+        latest_path(folder)
+    elif finished(folder):
+        raise ConfigError(f"{output} already holds a run; go on with --resume, or name another output")
+
+
+def latest_path(folder: Path) -> Path:
+    """Return the newest complete checkpoint; raises ConfigError if there is none, so that no run restarts silently."""
     complete = finished(folder)
     if not complete:
         raise ConfigError(f"resume needs a finished checkpoint in {folder}, found none; start without --resume")
-    return load_checkpoint(complete[-1])
+    return complete[-1]
+
+
+def latest_checkpoint(folder: Path) -> Checkpoint:
+    """Read the newest complete checkpoint; raises ConfigError if there is none."""
+    return load_checkpoint(latest_path(folder))
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -103,9 +117,13 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Put named tensors back into an optimiser built over the same parameters."""
+    """Put named tensors back into an optimiser built over the same parameters, laid out like them in memory."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = value
+        like = parameters[int(index)]
+        # safetensors keeps no strides, and a kernel may round differently on another layout.
+        laid_out = torch.empty_like(like, dtype=value.dtype).copy_(value) if value.shape == like.shape else value
+        state.setdefault(int(index), {})[name] = laid_out
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

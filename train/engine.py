@@ -11,10 +11,13 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from sr_core.errors import ConfigError
 from train.checkpoints import (
     Checkpoint,
+    check_start,
     latest_checkpoint,
     optimizer_tensors,
+    replace_text,
     restore_optimizer,
     save_checkpoint,
 )
@@ -36,6 +39,36 @@ class RunSettings:
     resume: bool
     recipe: dict[str, Any]
     """Plain values of the recipe; a resumed run must have the same but for the length."""
+
+
+MAY_CHANGE = ("output", "log_every", "checkpoint_every", "keep_checkpoints", "validation")
+MAY_CHANGE_INSIDE = {"optim": ("max_steps", "decay_steps"), "data": ("crops", "cache")}
+"""What a resumed run may set anew: its length, where things lie, and what is only reported."""
+
+
+def _essence(recipe: dict[str, Any]) -> dict[str, Any]:
+    """Return what makes a run's numbers, flat, as JSON stores it."""
+    flat = {}
+    for name, value in json.loads(json.dumps(recipe)).items():
+        inner = value if isinstance(value, dict) else {None: value}
+        flat |= {
+            name if key is None else f"{name}.{key}": entry
+            for key, entry in inner.items()
+            if name not in MAY_CHANGE and key not in MAY_CHANGE_INSIDE.get(name, ())
+        }
+    return flat
+
+
+def _check_same_recipe(found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Raise ConfigError if a run would go on under another recipe than it began with."""
+    old, new = _essence(found), _essence(wanted)
+    changed = [
+        f"{key} was {old.get(key)}, is {new.get(key)}" for key in sorted(old | new) if old.get(key) != new.get(key)
+    ]
+    if changed:
+        raise ConfigError(
+            f"a resumed run must keep its recipe: {'; '.join(changed)}; name another output to start anew"
+        )
 
 
 def learning_rate_at(step: int, optim: OptimConfig) -> float:
@@ -61,14 +94,22 @@ def move_average(average: dict[str, Tensor], model: nn.Module, rate: float) -> N
             average[name].copy_(value)
 
 
+def _logged_step(line: str) -> int | None:
+    """Return the step of a line of the log; None if a crash cut it short."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
 class _Log:
     """JSON lines of a run; a resumed run drops what came after its checkpoint."""
 
     def __init__(self, path: Path, first_step: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        kept = [line for line in lines if json.loads(line)["step"] <= first_step] if first_step else []
-        path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+        kept = [line for line in lines if (_logged_step(line) or first_step + 1) <= first_step]
+        replace_text(path, "".join(line + "\n" for line in kept))
         self.path = path
 
     def write(self, values: dict[str, Any]) -> None:
@@ -89,17 +130,21 @@ def fit(
 
     `step(i)` must draw its randomness from `i` alone; then a resumed run equals the unbroken one bit for bit.
     `on_evaluate(averaged weights)` returns figures for the log.
-    Raises ConfigError if asked to resume where there is nothing, and FloatingPointError if the loss is not finite.
+    Raises ConfigError if asked to resume where there is nothing or under another recipe, or to start where a run lies,
+    and FloatingPointError if the loss is not finite.
     """
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=optim.learning_rate, betas=(0.9, 0.99), weight_decay=optim.weight_decay)
     average = {name: value.detach().clone() for name, value in model.state_dict().items()}
     first, elapsed, cpu = 0, 0.0, 0.0
     checkpoints = settings.output / "checkpoints"
+    check_start(settings.output, resume=settings.resume)
     if settings.resume:
         found = latest_checkpoint(checkpoints)
+        _check_same_recipe(found.state["recipe"], settings.recipe)
         model.load_state_dict(found.tensors["model"])
-        average = found.tensors["ema"]
+        for name, value in average.items():
+            value.copy_(found.tensors["ema"][name])
         restore_optimizer(optimizer, found.tensors["optimizer"])
         first, elapsed, cpu = found.state["step"], found.state["elapsed_s"], found.state["cpu_s"]
     log = _Log(settings.output / "log.jsonl", first)
