@@ -20,7 +20,7 @@ from sr_core.samplers import heun_step, integrate
 from sr_core.schedules import power_sigmas
 from sr_core.spectra import log_spectral_distance
 from sr_core.tensors import Image
-from train.checkpoints import replace_tensors, replace_text
+from train.checkpoints import check_start, replace_tensors, replace_text
 from train.config import SftRecipe, ValidationConfig, recipe_values
 from train.data import Batch, CachedCrops, cached_crops, find_photos, head_batch, seeded_generator
 from train.engine import RunSettings, fit
@@ -63,7 +63,8 @@ def fit_scales(head: FlowHead, crops: CachedCrops, window_px: int, chroma_unit: 
 def make_batch(head: FlowHead, crops: CachedCrops, recipe: SftRecipe, index: int) -> Batch:
     """Return the batch of step `index`, which depends on the recipe's seed and the index alone."""
     generator = seeded_generator(recipe.seed, "batch", index)
-    hq, lq, prior, trunk = crops.windows(recipe.optim.batch_size, recipe.data.window_px, generator)
+    windows = crops.windows(recipe.optim.batch_size, recipe.data.window_px, generator)
+    hq, lq, prior, trunk = (part.to(head.trunk_std.device) for part in windows)
     with torch.no_grad():
         return head_batch(hq, lq, prior, trunk, head.gain(prior, lq))
 
@@ -91,10 +92,11 @@ class Validation:
         for preset, hq, lq in self.pairs:
             condition = backbone.encode(lq)
             channels, height, width = backbone.latent_shape(lq)
-            noise = block_noise(0, channels, 0, 0, height, width)
+            noise = block_noise(0, channels, 0, 0, height, width).to(backbone.device)
             latent = integrate(heun_step, lambda x, s, c=condition: backbone.velocity(x, s, c), noise, sigmas)
             outputs = {"prior": condition.prior.clamp(0, 1), "head": backbone.decode(latent, condition)}
             for name, image in outputs.items():
+                image = image.cpu()
                 psnr = -10 * torch.log10(mse_loss(image, hq))
                 figures.setdefault(f"{preset}/{name}_psnr", []).append(float(psnr))
                 figures.setdefault(f"{preset}/{name}_lsd", []).append(float(log_spectral_distance(image, hq)))
@@ -124,6 +126,7 @@ def train_sft(recipe: SftRecipe, *, resume: bool = False) -> Path:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = resolve_dtype(recipe.dtype, device)
     output = Path(recipe.output)
+    check_start(output, resume=resume)
     start, cpu_start = time.monotonic(), time.process_time()
     crops = cached_crops(recipe.data, seed=recipe.seed, dtype=dtype, device=device)
     cache_s, cache_cpu_s = time.monotonic() - start, time.process_time() - cpu_start
