@@ -35,6 +35,8 @@ class DataConfig:
             raise ValueError(f"presets must be among {sorted(PRESETS)}, got {sorted(self.presets)}")
         if min(self.presets.values()) <= 0:
             raise ValueError(f"the share of a preset must be positive, got {self.presets}")
+        if self.window_px < 4 or self.window_px % 4:
+            raise ValueError(f"window_px must be a multiple of 4, got {self.window_px}")
 
 
 @section
@@ -100,6 +102,11 @@ class SftRecipe:
     dtype: str = "auto"
     """`float32`, `bfloat16`, or `auto`: bfloat16 where the processor has it."""
 
+    def __post_init__(self) -> None:
+        for name in ("log_every", "checkpoint_every", "keep_checkpoints"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
 
 def _merge_override(values: dict[str, Any], override: str) -> None:
     """Set one `section.key=value` in place; the value is read as YAML."""
@@ -111,7 +118,10 @@ def _merge_override(values: dict[str, Any], override: str) -> None:
         values = values.setdefault(name, {})
         if not isinstance(values, dict):
             raise ConfigError(f"{path}: {name} is a value, not a section")
-    values[leaf] = yaml.safe_load(text)
+    try:
+        values[leaf] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
 
 
 def parse_recipe(kind: type[Recipe], values: dict[str, Any], label: str) -> Recipe:
@@ -132,7 +142,7 @@ def load_recipe(kind: type[Recipe], path: Path, overrides: tuple[str, ...] = ())
         raise ConfigError(f"the recipe must be a file, got {path}; see train/recipes")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path.name}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path.name}: must hold sections, got {type(values).__name__}")
