@@ -1,6 +1,6 @@
 """The protocol of every restoration model: condition once, then one velocity field per photo."""
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ Condition = Any
 """A NamedTuple of tensors that one photo or tile yields; only its own backbone looks inside."""
 
 
+@runtime_checkable
 class Backbone(Protocol):
     """What the restorer, the page and training rely on."""
 
