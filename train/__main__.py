@@ -26,10 +26,10 @@ def data(
 ) -> None:
     """Pack photographs into the crops that a recipe reads."""
     from train.data import pack
-    from train.packages import photo_folders
+    from train.packages import HELD_OUT, photo_folders
 
     with photo_folders(sources) as folders:
-        count = pack(folders, out, crops_per_photo=crops_per_photo, seed=seed)
+        count = pack(folders, out, crops_per_photo=crops_per_photo, seed=seed, held_out=HELD_OUT)
     typer.echo(f"{count} crops in {out}")
 
 

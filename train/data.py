@@ -34,19 +34,19 @@ def seeded_generator(*parts: int | str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") & (2**63 - 1))
 
 
-def find_photos(folders: Sequence[Path]) -> list[Path]:
-    """Return every photograph below `folders`, sorted.
+def find_photos(folders: Sequence[Path], held_out: tuple[str, ...] = ()) -> list[Path]:
+    """Return every photograph below `folders`, sorted, but those whose names begin as one of `held_out`.
 
     Raises InputError if a folder does not exist or holds none.
     """
-    found = []
+    found: list[Path] = []
     for folder in folders:
         if not folder.is_dir():
             raise InputError(f"photographs must lie in a folder, got {folder}")
         photos = sorted(p for p in folder.rglob("*") if p.suffix.lower() in PHOTO_SUFFIXES)
         if not photos:
             raise InputError(f"{folder} holds no photograph ({', '.join(sorted(PHOTO_SUFFIXES))})")
-        found += photos
+        found += [p for p in photos if not p.stem.replace(" ", "_").startswith(held_out)] if held_out else photos
     return found
 
 
@@ -63,14 +63,14 @@ def _positions(pixels: Image, count: int, generator: torch.Generator) -> Iterato
         yield rows[best], columns[best]
 
 
-def pack(folders: Sequence[Path], out: Path, *, crops_per_photo: int, seed: int) -> int:
+def pack(folders: Sequence[Path], out: Path, *, crops_per_photo: int, seed: int, held_out: tuple[str, ...] = ()) -> int:
     """Cut photographs into square crops of 256 px and return how many were written.
 
     Photographs smaller than a crop are left out and counted in the index. Writes `crops.npy` (n, 256, 256, 3) uint8
     and `crops.json`, whole or not at all.
     """
     crops, index, skipped = [], [], []
-    for path in tqdm(find_photos(folders), desc="packing", unit="photo"):
+    for path in tqdm(find_photos(folders, held_out), desc="packing", unit="photo"):
         pixels = read_image(path).pixels
         if min(pixels.shape[-2:]) < CROP_PX:
             skipped.append(path.name)

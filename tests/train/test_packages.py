@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from sr_core.errors import ConfigError, InputError
-from train.packages import PACKAGES, photo_folders, unpack
+from train.data import find_photos
+from train.packages import HELD_OUT, PACKAGES, photo_folders, unpack
 
 
 def build_package(folder: Path, photo: Path) -> Path:
@@ -46,3 +47,16 @@ def test_an_unknown_source_is_refused_with_the_known_ones() -> None:
 
 def test_every_package_names_its_licence() -> None:
     assert all(PACKAGES.values())
+
+
+def test_every_held_out_photograph_would_be_recognised_in_its_package(photos: Path) -> None:
+    names = [p.stem.split("_", 1)[1] for p in (photos / "eval").iterdir()]
+    assert names
+    assert all(name.startswith(HELD_OUT) for name in names)
+
+
+def test_held_out_photographs_are_not_packed(tmp_path: Path, photos: Path) -> None:
+    photo = sorted((photos / "train").iterdir())[0].read_bytes()
+    for name in ("dome.jpg", "roman-colosseum-large.jpg", "other.jpg"):
+        (tmp_path / name).write_bytes(photo)
+    assert [p.name for p in find_photos([tmp_path], HELD_OUT)] == ["other.jpg"]
