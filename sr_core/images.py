@@ -7,8 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8, UInt16
-from numpy.typing import NDArray
+from jaxtyping import Float, Shaped, UInt8, UInt16
 from torch import Tensor
 
 from sr_core.alpha import Alpha, bleed_colour
@@ -155,7 +154,7 @@ def to_uint8(pixels: Image) -> Pixels8:
 
     The only rounding to 8 bits in the project, so scores, files and previews agree.
     """
-    return _rounded(pixels, 255).astype(np.uint8)
+    return _rounded(pixels, 255, torch.uint8).numpy()
 
 
 def from_uint8(array: Pixels8) -> Image:
@@ -163,15 +162,18 @@ def from_uint8(array: Pixels8) -> Image:
     return _unit_range(array).permute(2, 0, 1)[None].contiguous()
 
 
-def _rounded(pixels: Float[Tensor, "1 c h w"], levels: int) -> NDArray[np.int32]:
+def _rounded(pixels: Float[Tensor, "1 c h w"], levels: int, dtype: torch.dtype) -> Shaped[Tensor, "h w c"]:
     scaled = pixels[0].detach().float().clamp(0, 1).mul_(levels).add_(0.5)
-    return scaled.permute(1, 2, 0).to(device="cpu", dtype=torch.int32).contiguous().numpy()
+    # Converted before it is permuted: that copies bytes instead of floats.
+    return scaled.to(device="cpu", dtype=dtype).permute(1, 2, 0).contiguous()
 
 
 def _quantised(pixels: Float[Tensor, "1 c h w"] | Pixels8 | Pixels16, bit_depth: int) -> Array:
     """Return (h, w, c) integers of `bit_depth`, whatever the pixels come as."""
     if isinstance(pixels, Tensor):
-        return _rounded(pixels, 255).astype(np.uint8) if bit_depth == 8 else _rounded(pixels, 65535).astype(np.uint16)
+        if bit_depth == 8:
+            return _rounded(pixels, 255, torch.uint8).numpy()
+        return _rounded(pixels, 65535, torch.int32).numpy().astype(np.uint16)
     if pixels.dtype == np.uint8:
         return pixels if bit_depth == 8 else pixels.astype(np.uint16) * np.uint16(257)
     return pixels if bit_depth == 16 else ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
