@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -19,7 +20,7 @@ from sr_core.noise import block_noise
 from sr_core.resampling import resize
 from sr_core.samplers import SAMPLERS, integrate
 from sr_core.schedules import SCHEDULES
-from sr_core.tensors import Image, Latent, Sigma
+from sr_core.tensors import Enlarged, Image, Latent, Sigma
 from sr_core.tiling import TILE, Tile, add_tile, crop, plan_tiles
 
 MAX_CANDIDATES = 16
@@ -137,7 +138,7 @@ class _Counter:
 def _draw_tile(
     backbone: Backbone, condition: Condition, lq: Image, tile: Tile, seeds: Sequence[int],
     request: RestoreRequest, counter: _Counter,
-) -> Image:  # fmt: skip
+) -> Enlarged:  # fmt: skip
     """Return the restorations of one tile, one per seed."""
     window = crop(lq, tile)
     channels, height, width = backbone.latent_shape(window)
@@ -156,7 +157,7 @@ def _draw_tile(
 def _draw(
     backbone: Backbone, store: _ConditionStore, lq: Image, tiles: Sequence[Tile], seeds: Sequence[int],
     request: RestoreRequest, counter: _Counter,
-) -> list[Image]:  # fmt: skip
+) -> list[Enlarged]:  # fmt: skip
     """Return whole restorations at the backbone's own scale, one per seed."""
     scale = backbone.scale
     height, width = lq.shape[-2] * scale, lq.shape[-1] * scale
@@ -170,7 +171,7 @@ def _draw(
     return canvases
 
 
-def image_fault(image: Image, lq: Image) -> str | None:
+def image_fault(image: Enlarged, lq: Image) -> str | None:
     """Return why a restoration cannot be shown, or None: not finite, or constant where the photo is not."""
     # The extremes carry every NaN and infinity, and need no mask of the image's size.
     low, high = image.aminmax()
@@ -181,7 +182,7 @@ def image_fault(image: Image, lq: Image) -> str | None:
     return None
 
 
-def _finish(image: Image, lq: Image, request: RestoreRequest) -> Image:
+def _finish(image: Enlarged, lq: Image, request: RestoreRequest) -> Float[Tensor, "b 3 _ _"]:
     """Resize to the wanted size and transfer colour once, after stitching."""
     if request.size is not None:
         width, height = request.size
@@ -195,7 +196,7 @@ def _finish(image: Image, lq: Image, request: RestoreRequest) -> Image:
 class Draw(NamedTuple):
     """The image of one seed with the precision that made it and what is wrong with it."""
 
-    image: Image
+    image: Enlarged
     dtype: torch.dtype
     problem: str | None
 
@@ -206,7 +207,7 @@ class Restorer:
     def __init__(self, backbone_of: BackboneOf, dtype: torch.dtype) -> None:
         self._backbone_of, self.dtype = backbone_of, dtype
 
-    def prior(self, lq: Image, request: RestoreRequest) -> Image:
+    def prior(self, lq: Image, request: RestoreRequest) -> Enlarged:
         """Return the deterministic restoration that all candidates vary around, at the requested size."""
         backbone = self._backbone_of(self.dtype)
         tiles = plan_tiles(lq.shape[-2], lq.shape[-1], request.tile)
@@ -250,7 +251,7 @@ class Restorer:
             store.close()
 
     def _checked(
-        self, image: Image, lq: Image, tiles: Sequence[Tile], seed: int, request: RestoreRequest, counter: _Counter
+        self, image: Enlarged, lq: Image, tiles: Sequence[Tile], seed: int, request: RestoreRequest, counter: _Counter
     ) -> Draw:
         """Return the image if it is sound, else a second draw in float32."""
         problem = image_fault(image, lq)

@@ -5,7 +5,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from sr_core.tensors import Image, Latent, PerSample, Sigma
+from sr_core.tensors import Enlarged, Image, Latent, PerSample, Sigma
 
 Condition = Any
 """A NamedTuple of tensors that one photo or tile yields; only its own backbone looks inside."""
@@ -36,10 +36,10 @@ class Backbone(Protocol):
     def velocity(self, x: Latent, sigma: Sigma, condition: Condition) -> Latent:
         """Return noise minus clean at (x, sigma); sigma is above 0."""
 
-    def decode(self, x: Latent, condition: Condition) -> Image:
+    def decode(self, x: Latent, condition: Condition) -> Enlarged:
         """Return the image of a clean latent, in [0, 1]."""
 
-    def prior_image(self, condition: Condition) -> Image:
+    def prior_image(self, condition: Condition) -> Enlarged:
         """Return the deterministic restoration that the candidates vary around, in [0, 1]."""
 
     def spectral_view(self, residual: Latent) -> Tensor:

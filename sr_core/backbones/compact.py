@@ -22,7 +22,7 @@ from sr_core.backbones.flow_head import (
 from sr_core.backbones.prior import SCALE, Prior, load_prior
 from sr_core.errors import WeightsError
 from sr_core.flow import clean_error_weight, velocity_from_clean
-from sr_core.tensors import Image, Latent, PerSample, Sigma
+from sr_core.tensors import Enlarged, Image, Latent, PerSample, Sigma
 
 HEAD_FILE = ASSETS / "compact" / "head.safetensors"
 LAYOUT = "compact-flow-head/1"
@@ -33,7 +33,7 @@ class CompactCondition(NamedTuple):
 
     photo: Tensor
     """Embedded conditioning of the head, padded to a size that the head can halve twice."""
-    prior: Image
+    prior: Enlarged
     """The prior's restoration, float32, not clamped."""
     gain: Float[Tensor, "b 1 h w"]
     """Expected size of the residual in pixel values, float32."""
@@ -103,16 +103,16 @@ class CompactBackbone:
         clean = self.head.clean(padded, sigma, condition.photo)[..., :height, :width]
         return velocity_from_clean(x, clean, sigma)
 
-    def decode(self, x: Latent, condition: CompactCondition) -> Image:
+    def decode(self, x: Latent, condition: CompactCondition) -> Enlarged:
         """Return the restoration of a clean latent, clamped to [0, 1]."""
         residual = image_from_planes(shuffle_planes(x * (condition.gain * self.head.channel_std())))
         return (condition.prior + residual).clamp(0, 1)
 
-    def prior_image(self, condition: CompactCondition) -> Image:
+    def prior_image(self, condition: CompactCondition) -> Enlarged:
         """Return the prior's restoration, clamped to [0, 1]."""
         return condition.prior.clamp(0, 1)
 
-    def spectral_view(self, residual: Latent) -> Float[Tensor, "b 3 H W"]:
+    def spectral_view(self, residual: Latent) -> Enlarged:
         """Return a latent residual on the image's own grid; an orthogonal map, so energies are kept."""
         return shuffle_planes(residual)
 

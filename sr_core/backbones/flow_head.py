@@ -11,7 +11,7 @@ from torch.nn.functional import avg_pool2d, interpolate, pad, pixel_shuffle, pix
 
 from sr_core.backbones.prior import SCALE, TRUNK_CHANNELS
 from sr_core.flow import column
-from sr_core.tensors import Image, Latent, Sigma
+from sr_core.tensors import Enlarged, Image, Latent, Sigma
 
 LATENT_CHANNELS = 3 * SCALE**2
 OPPONENT = (
@@ -40,13 +40,13 @@ class HeadInput(NamedTuple):
     """Expected size of the residual, in pixel values; see `contrast_features`."""
 
 
-def unshuffle_planes(image: Image) -> Float[Tensor, "b 48 h w"]:
+def unshuffle_planes(image: Enlarged) -> Float[Tensor, "b 48 h w"]:
     """Return the opponent planes of an image, pixel-unshuffled by 4; an orthogonal map."""
     rotation = torch.tensor(OPPONENT, device=image.device, dtype=image.dtype)
     return pixel_unshuffle(torch.einsum("pc,bchw->bphw", rotation, image), SCALE)
 
 
-def shuffle_planes(latent: Float[Tensor, "b 48 h w"]) -> Float[Tensor, "b 3 H W"]:
+def shuffle_planes(latent: Float[Tensor, "b 48 h w"]) -> Enlarged:
     """Return the opponent planes on the image's own grid; the inverse of the unshuffle."""
     return pixel_shuffle(latent, SCALE)
 
@@ -61,7 +61,7 @@ def _box_mean(x: Tensor, side: int) -> Tensor:
     return avg_pool2d(pad(x, (side // 2,) * 4, mode="replicate"), side, stride=1)
 
 
-def contrast_features(prior: Image, lq: Image) -> Float[Tensor, "b f h w"]:
+def contrast_features(prior: Enlarged, lq: Image) -> Float[Tensor, "b f h w"]:
     """Return logarithms of local variances at LQ resolution, from which the residual's size is predicted.
 
     One per window of `CONTRAST_WINDOWS` from the prior's brightness, and one from what the prior took away from the
@@ -140,7 +140,7 @@ class FlowHead(nn.Module):
         """Return the number that height and width must be divisible by."""
         return 2 ** len(self.shrink)
 
-    def gain(self, prior: Image, lq: Image) -> Float[Tensor, "b 1 h w"]:
+    def gain(self, prior: Enlarged, lq: Image) -> Float[Tensor, "b 1 h w"]:
         """Return the expected root-mean-square residual around each LQ pixel: exp of a fitted linear form, halved."""
         features = contrast_features(prior, lq)
         slope, intercept = self.gain_coefficients[:-1], self.gain_coefficients[-1]
