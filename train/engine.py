@@ -48,7 +48,7 @@ MAY_CHANGE_INSIDE = {"optim": ("max_steps", "decay_steps"), "data": ("crops", "c
 
 def _essence(recipe: dict[str, Any]) -> dict[str, Any]:
     """Return what makes a run's numbers, flat, as JSON stores it."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for name, value in json.loads(json.dumps(recipe)).items():
         inner = value if isinstance(value, dict) else {None: value}
         flat |= {
@@ -168,7 +168,7 @@ def fit(
         output = step(index)
         if not bool(torch.isfinite(output.loss.detach())):
             raise FloatingPointError(f"the loss of step {index} is {output.loss.item()}")
-        output.loss.backward()
+        torch.autograd.backward(output.loss)
         norm = nn.utils.clip_grad_norm_(trained, optim.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -45,7 +45,13 @@ def fit_scales(head: FlowHead, crops: CachedCrops, window_px: int, chroma_unit: 
         smooth = avg_pool2d(pad(energy, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
         features.append(contrast_features(prior, lq)[..., ::4, ::4].permute(1, 0, 2, 3).flatten(1))
         energies.append(smooth[..., ::4, ::4].flatten())
-        planes.append(residual.unflatten(1, (3, -1)).square().mean(2)[..., ::4, ::4].permute(1, 0, 2, 3).flatten(1))
+        planes.append(
+            residual.reshape(len(residual), 3, -1, *residual.shape[2:])
+            .square()
+            .mean(2)[..., ::4, ::4]
+            .permute(1, 0, 2, 3)
+            .flatten(1)
+        )
         trunks.append(trunk.square().mean())
     x = torch.cat(features, 1)
     design = torch.cat([x, torch.ones(1, x.shape[1])], 0).double()
@@ -133,7 +139,7 @@ def train_sft(recipe: SftRecipe, *, resume: bool = False) -> Path:
     torch.manual_seed(recipe.seed)
     head = FlowHead(recipe.head.widths, recipe.head.num_blocks)
     fit_scales(head, crops, recipe.data.window_px, recipe.head.chroma_unit, recipe.seed)
-    head.to(device=device, memory_format=torch.channels_last)
+    head.to(device).to(memory_format=torch.channels_last)
     output.mkdir(parents=True, exist_ok=True)
     replace_text(output / "recipe.json", json.dumps(recipe_values(recipe), indent=1))
 
