@@ -164,11 +164,11 @@ def _pixels8(candidates: Sequence[Pixels8] | Image) -> list[Pixels8]:
     return pixels
 
 
-def _batch(pixels: Sequence[Pixels8], crop: Crop) -> Image:
+def _batch(pixels: Sequence[Pixels8], crop: Crop) -> Float[Tensor, "m 3 y x"]:
     return torch.cat([from_uint8(np.ascontiguousarray(image[crop.rows(), crop.columns()])) for image in pixels])
 
 
-def _reduced_view(pixels: Sequence[Pixels8], lq: Reference, device: str) -> _View:
+def _reduced_view(pixels: Sequence[Pixels8], lq: Float[Tensor, "1 3 y x"], device: str) -> _View:
     """Reduce every candidate to the size of the LQ, one at a time because they may be large."""
     height, width = lq.shape[-2:]
     reduced = torch.cat([resize_clamped(from_uint8(image).to(device), height, width) for image in pixels])
