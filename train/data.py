@@ -18,7 +18,7 @@ from sr_core.backbones.prior import SCALE, TRUNK_CHANNELS, load_prior
 from sr_core.degradations import degrade
 from sr_core.errors import ConfigError, InputError
 from sr_core.images import read_image, to_uint8
-from sr_core.tensors import Image
+from sr_core.tensors import Enlarged, Image
 from train.checkpoints import replace_text
 from train.config import DataConfig
 
@@ -126,7 +126,7 @@ class CachedCrops:
 
     def windows(
         self, batch_size: int, side: int, generator: torch.Generator
-    ) -> tuple[Image, Image, Image, Float[Tensor, "b 64 h w"]]:
+    ) -> tuple[Enlarged, Image, Enlarged, Float[Tensor, "b 64 h w"]]:
         """Return random windows as (hq, lq, prior, trunk)."""
         crop = self.lq.shape[1]
         if side > crop:
@@ -223,7 +223,7 @@ def _fill_cache(
 
 
 def head_batch(
-    hq: Image, lq: Image, prior: Image, trunk: Float[Tensor, "b 64 h w"], gain: Float[Tensor, "b 1 h w"]
+    hq: Enlarged, lq: Image, prior: Enlarged, trunk: Float[Tensor, "b 64 h w"], gain: Float[Tensor, "b 1 h w"]
 ) -> Batch:
     """Return the planes that the flow is defined on."""
     return Batch(HeadInput(trunk, unshuffle_planes(prior), lq, gain), unshuffle_planes(hq))
