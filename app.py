@@ -3,6 +3,7 @@
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from starlette.middleware import Middleware
 
@@ -12,6 +13,26 @@ from sr_core.ui.theme import page_theme, static_text
 from sr_core.ui.visits import VisitStore
 
 SWEEP_S = 60.0
+MAX_WAITING = 20
+"""Runs that may wait for their turn; the next visitor is asked to come back."""
+
+
+def launch_options(store: VisitStore) -> dict[str, Any]:
+    """Return how the page is served: what visitors may reach, and how it looks."""
+    return {
+        "theme": page_theme(),
+        "css": static_text("page.css"),
+        "max_file_size": "32mb",
+        "allowed_paths": [str(store.root)],
+        "show_error": False,
+        "strict_cors": True,
+        "run_history": False,
+        "ssr_mode": False,
+        "enable_monitoring": False,
+        "mcp_server": True,
+        "footer_links": ["api"],
+        "app_kwargs": {"middleware": [Middleware(CarefulHeaders)]},
+    }
 
 
 def serve(root: Path) -> None:
@@ -19,25 +40,14 @@ def serve(root: Path) -> None:
     root.mkdir(parents=True, exist_ok=True)
     store = VisitStore(root.resolve())
     page = build_page(store)
-    page.queue(max_size=20)
+    page.queue(max_size=MAX_WAITING)
     store.sweep_every(SWEEP_S)
-    on_space = "SPACE_ID" in os.environ
+    everywhere = "0.0.0.0" if "SPACE_ID" in os.environ else "127.0.0.1"
     try:
         page.launch(
-            server_name=os.environ.get("GRADIO_SERVER_NAME", "0.0.0.0" if on_space else "127.0.0.1"),
+            server_name=os.environ.get("GRADIO_SERVER_NAME", everywhere),
             server_port=int(os.environ.get("GRADIO_SERVER_PORT", "7860")),
-            theme=page_theme(),
-            css=static_text("page.css"),
-            max_file_size="32mb",
-            allowed_paths=[str(store.root)],
-            show_error=False,
-            strict_cors=True,
-            run_history=False,
-            ssr_mode=False,
-            enable_monitoring=False,
-            mcp_server=True,
-            footer_links=["api"],
-            app_kwargs={"middleware": [Middleware(CarefulHeaders)]},
+            **launch_options(store),
         )
     finally:
         store.clear()

@@ -79,9 +79,7 @@ def make_upscale(store: VisitStore) -> Callable[..., UpscaleAnswer]:
     return upscale
 
 
-def score(
-    images: list[str], reference: str | None, lq: str | None, metric_set: str, fidelity: float
-) -> dict[str, Any]:
+def score(images: list[str], reference: str | None, lq: str | None, metric_set: str, fidelity: float) -> dict[str, Any]:
     """Score image files with the metrics and the reward of the page.
 
     Args:

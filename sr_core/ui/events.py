@@ -58,9 +58,7 @@ class PageEvents:
         button = gr.skip() if self._visit(request).busy else gr.update(interactive=plan.ready)
         return describe_plan(plan, job), render_thumbs(paths), button, _preset_of(settings, saved)
 
-    def begin(
-        self, request: gr.Request, photos: Files, taste: float, *values: WidgetValue
-    ) -> tuple[Any, ...]:
+    def begin(self, request: gr.Request, photos: Files, taste: float, *values: WidgetValue) -> tuple[Any, ...]:
         """Check the settings and show that the press was heard."""
         visit = self._visit(request)
         with in_words():
@@ -72,7 +70,7 @@ class PageEvents:
         visit.stop.clear()
         visit.fidelity_weight = 1 - taste / 100
         buttons = (
-            gr.update(value="Restoring\u2026", interactive=False),
+            gr.update(value="Running\u2026", interactive=False),
             gr.update(value="Stop", interactive=True),
         )
         return (*buttons, *waiting(visit, job.num_candidates))
@@ -129,7 +127,7 @@ class PageEvents:
 
     def end(self) -> tuple[Any, Any]:
         """Give the buttons back."""
-        return gr.update(value="Restore", interactive=True), gr.update(value="Stop", interactive=False)
+        return gr.update(value="Run", interactive=True), gr.update(value="Stop", interactive=False)
 
     def leave(self, request: gr.Request) -> None:
         """Stop what a closed tab was computing."""

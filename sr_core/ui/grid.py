@@ -10,12 +10,13 @@ EMPTY = """
 <div class="sr-empty">
   <ol class="sr-steps">
     <li><strong>Drop a photo.</strong> A small or soft one shows most.</li>
-    <li><strong>Press Restore.</strong> Each candidate is drawn from its own seed and appears here as it is ready.</li>
+    <li><strong>Press Run.</strong> Each candidate is drawn from its own seed and appears here as it is ready.</li>
     <li><strong>Keep the best.</strong> All are scored and ranked; compare any of them with your photo, pixel by pixel.</li>
   </ol>
   <div class="sr-ghosts" aria-hidden="true">
     <span>Best</span><span>2</span><span>3</span><span>4</span><span>5</span><span>6</span><span>7</span><span>Worst</span>
   </div>
+  <div class="sr-ghost-stage" aria-hidden="true"><span>Input</span><i></i><span>Restored</span></div>
 </div>
 """
 
@@ -28,10 +29,9 @@ def render_grid(shown: Shown | None, *, picked: int | None, num_expected: int) -
         drawn = len(shown.run.candidates)
         cards = [_card(shown, record, picked) for record in shown.run.ranked]
     waiting = 0 if shown is not None and shown.finished else num_expected - drawn
-    cards += [
-        '<li class="sr-card sr-waiting"><span class="sr-frame"></span><span>waiting</span></li>'
-    ] * waiting
-    return f'<ol class="sr-grid" aria-label="Candidates, best first">{"".join(cards)}</ol>'
+    cards += ['<li class="sr-card sr-waiting"><span class="sr-frame"></span><span>waiting</span></li>'] * waiting
+    note = _tie_note(shown) if shown is not None else ""
+    return f'{note}<ol class="sr-grid" aria-label="Candidates, best first">{"".join(cards)}</ol>'
 
 
 def _card(shown: Shown, record: CandidateRecord, picked: int | None) -> str:
@@ -49,6 +49,17 @@ def _card(shown: Shown, record: CandidateRecord, picked: int | None) -> str:
         f'<span class="sr-frame"><img src="{escape(preview(shown, record))}" alt="{label}" decoding="async">{badge}</span>'
         f'<span class="sr-line"><span class="sr-seed">seed {record.seed}</span>'
         f'<span class="sr-reward" title="Reward, 0 to 1 within this run">{reward}</span></span></button></li>'
+    )
+
+
+def _tie_note(shown: Shown) -> str:
+    ranks = {record.rank for record in shown.run.candidates if record.rank is not None}
+    count = sum(record.rank is not None for record in shown.run.candidates)
+    if count < 2 or len(ranks) > 1:
+        return ""
+    return (
+        f'<p class="sr-tie">All {count} tie: their rewards differ by no more than the metrics\' own tolerance. '
+        "The highest comes first; let your eyes decide.</p>"
     )
 
 

@@ -29,6 +29,10 @@ _HEADER = f"""
 <header class="sr-header"><h1>{TITLE}</h1>
 <p>One photo in, several restorations out: scored, ranked and explained.</p></header>
 """
+_ENDS = """
+<p class="sr-ends"><span><strong>Faithful</strong> true to your photo</span>
+<span><strong>Vivid</strong> pleasing by itself</span></p>
+"""
 _METRIC_SETS = [("Offline: needs no download", "offline"), ("Standard: pyiqa weights", "standard"),
                 ("Paper: DP2O-SR's nine", "paper")]  # fmt: skip
 _FORMATS = {"png": "PNG", "webp": "WebP lossless", "jpeg": "JPEG", "tiff": "TIFF"}
@@ -75,20 +79,16 @@ def _input_side() -> dict[str, Any]:
         elem_id="sr-preset",
     )
     fields: dict[str, Any] = {}
-    fields["num_candidates"] = gr.Slider(
-        1, MAX_CANDIDATES, default.num_candidates, step=1, label="Candidates"
-    )
+    fields["num_candidates"] = gr.Slider(1, MAX_CANDIDATES, default.num_candidates, step=1, label="Candidates")
     fields["scale"] = gr.Slider(1, MAX_SCALE, default.scale, step=0.25, label="Enlarge by")
     w["plan"] = gr.HTML(describe_plan(Plan(photos=()), None))
     with gr.Row(elem_id="sr-actions"):
-        w["run"] = gr.Button("Restore", variant="primary", size="lg", interactive=False, elem_id="sr-run")
+        w["run"] = gr.Button("Run", variant="primary", size="lg", interactive=False, elem_id="sr-run")
         w["stop"] = gr.Button("Stop", size="lg", interactive=False, elem_id="sr-stop")
     with gr.Accordion("More settings", open=False):
         _advanced(fields, w, default)
     w["fields"] = [fields[name] for name in default.saved()]
-    w["sizing"], w["width"], w["height"], w["scale"] = (
-        fields[n] for n in ("sizing", "width", "height", "scale")
-    )
+    w["sizing"], w["width"], w["height"], w["scale"] = (fields[n] for n in ("sizing", "width", "height", "scale"))
     w["backbone"], w["adapter"] = fields["backbone"], fields["adapter"]
     return w
 
@@ -97,12 +97,8 @@ def _advanced(fields: dict[str, Any], w: dict[str, Any], default: Settings) -> N
     """Lay out what few visitors need."""
     fields["sizing"] = gr.Radio([FACTOR, EXACT], value=FACTOR, label="Output size")
     with gr.Row():
-        fields["width"] = gr.Number(
-            None, label="Width, px", precision=0, minimum=1, visible=False, min_width=100
-        )
-        fields["height"] = gr.Number(
-            None, label="Height, px", precision=0, minimum=1, visible=False, min_width=100
-        )
+        fields["width"] = gr.Number(None, label="Width, px", precision=0, minimum=1, visible=False, min_width=100)
+        fields["height"] = gr.Number(None, label="Height, px", precision=0, minimum=1, visible=False, min_width=100)
     with gr.Row():
         fields["seed"] = gr.Number(
             default.seed,
@@ -112,20 +108,14 @@ def _advanced(fields: dict[str, Any], w: dict[str, Any], default: Settings) -> N
             minimum=0,
             min_width=100,
         )
-        fields["dpi"] = gr.Number(
-            None, label="Print, dpi", info="Empty: the photo's.", minimum=1, min_width=100
-        )
+        fields["dpi"] = gr.Number(None, label="Print, dpi", info="Empty: the photo's.", minimum=1, min_width=100)
     fields["num_steps"] = gr.Slider(1, 20, default.num_steps, step=1, label="Steps")
-    fields["metric_set"] = gr.Dropdown(
-        _METRIC_SETS, value=default.metric_set, label="Metric set", filterable=False
-    )
+    fields["metric_set"] = gr.Dropdown(_METRIC_SETS, value=default.metric_set, label="Metric set", filterable=False)
     w["reference"] = gr.File(
         label="Reference: the true photo at the output's size, if you have it", file_types=_PHOTO_TYPES, height=96,
         elem_id="sr-reference",
     )  # fmt: skip
-    fields["color"] = gr.Radio(
-        list(COLOR_TRANSFERS), value=default.color, label="Colour transfer from the photo"
-    )
+    fields["color"] = gr.Radio(list(COLOR_TRANSFERS), value=default.color, label="Colour transfer from the photo")
     with gr.Row():
         fields["backbone"] = gr.Dropdown(
             list(BACKBONES), value=default.backbone, label="Backbone", filterable=False, min_width=100
@@ -138,9 +128,7 @@ def _advanced(fields: dict[str, Any], w: dict[str, Any], default: Settings) -> N
             min_width=100,
         )
     fields["sampler"] = gr.Radio(list(SAMPLERS), value=default.sampler, label="Sampler")
-    fields["bit_depth"] = gr.Radio(
-        [8, 16], value=default.bit_depth, label="Bits per channel (16: PNG and TIFF)"
-    )
+    fields["bit_depth"] = gr.Radio([8, 16], value=default.bit_depth, label="Bits per channel (16: PNG and TIFF)")
     fields["keep_gps"] = gr.Checkbox(default.keep_gps, label="Keep the place where the photo was taken (GPS)")
     w["save_preset"] = gr.Button("Save as mine", size="sm")
 
@@ -152,9 +140,10 @@ def _result_side() -> dict[str, Any]:
     w["switcher"] = gr.Radio([], label="Photo", visible=False, elem_id="sr-switcher")
     w["grid"] = gr.HTML(EMPTY, js_on_load=static_text("grid.js"), elem_id="sr-grid", apply_default_css=False)
     with gr.Column(visible=False, elem_id="sr-taste") as w["taste_box"]:
+        gr.HTML(_ENDS, apply_default_css=False)
         w["taste"] = gr.Slider(
-            0, 100, 50, step=5, label="Faithful or vivid: what should win?", container=False, elem_id="sr-taste-slider",
-            info="Left: true to your photo. Right: pleasing by itself. Ranks again at once, nothing is redrawn.",
+            0, 100, 50, step=5, label="From faithful, 0, to vivid, 100", container=False, buttons=[],
+            elem_id="sr-taste-slider",
         )  # fmt: skip
     w["viewer"] = gr.HTML(
         None, html_template=static_text("viewer.html"), js_on_load=static_text("viewer.js"), elem_id="sr-viewer",
@@ -162,7 +151,9 @@ def _result_side() -> dict[str, Any]:
     )  # fmt: skip
     with gr.Row(visible=False, elem_id="sr-keep") as w["keep"]:
         choices = [(_FORMATS[name], name) for name in FORMATS]
-        w["format"] = gr.Dropdown(choices, value="png", label="Format", filterable=False, elem_id="sr-format")
+        w["format"] = gr.Dropdown(
+            choices, value="png", label="Format", filterable=False, container=False, elem_id="sr-format"
+        )
         w["save_candidate"] = gr.Button("Download this one", variant="primary", elem_id="sr-save-one")
         w["save_run"] = gr.Button("Download the whole run (zip)", elem_id="sr-save-run")
     w["details"] = gr.HTML("", elem_id="sr-details", apply_default_css=False)

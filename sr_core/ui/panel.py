@@ -39,9 +39,7 @@ def show(visit: Visit, *, problems: Sequence[str] = (), words: str = "", num_exp
         grid = render_grid(None, picked=None, num_expected=num_expected) if num_expected else EMPTY
         return Panel(status, _switcher(visit), _hidden(), grid, None, _hidden(), "")
     picked = None if record is None else record.index
-    viewer = (
-        None if record is None else {**comparison(shown, record), "caption": _caption(shown, record.seed)}
-    )
+    viewer = None if record is None else {**comparison(shown, record), "caption": _caption(shown, record.seed)}
     ranked = any(other.rank is not None for other in shown.run.candidates)
     return Panel(
         status,

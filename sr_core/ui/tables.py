@@ -75,11 +75,7 @@ def _row(run: Run, record: CandidateRecord, keys: list[str], best: Mapping[str, 
     for key in keys:
         value = record.scores.get(key)
         text = "\u2013" if value is None else f"{value:.4g}"
-        cells += (
-            f"<td><b>{text}</b></td>"
-            if value == best[key] and len(run.candidates) > 1
-            else f"<td>{text}</td>"
-        )
+        cells += f"<td><b>{text}</b></td>" if value == best[key] and len(run.candidates) > 1 else f"<td>{text}</td>"
     return f'<tr><th scope="row">{rank}</th><td>{record.seed}</td><td>{reward}</td>{cells}</tr>'
 
 
@@ -102,9 +98,7 @@ def _basis(run: Run) -> str:
 
 
 def _left_out(run: Run) -> str:
-    items = [
-        f"<li><strong>{escape(e['name'])}</strong> {escape(e['reason'])}</li>" for e in run.values["left_out"]
-    ]
+    items = [f"<li><strong>{escape(e['name'])}</strong> {escape(e['reason'])}</li>" for e in run.values["left_out"]]
     if not items:
         return '<p class="sr-basis">No metric of the set was left out.</p>'
     return f'<div class="sr-leftout"><p><strong>Left out of the reward</strong></p><ul>{"".join(items)}</ul></div>'
@@ -130,9 +124,7 @@ def _provenance(run: Run) -> str:
 def _source(entry: Mapping[str, Any]) -> str:
     name = str(entry.get("key") or entry.get("name"))
     facts = [
-        f"{escape(k)}: {escape(_short(v))}"
-        for k, v in entry.items()
-        if k not in _SHOWN_ELSEWHERE and v is not None
+        f"{escape(k)}: {escape(_short(v))}" for k, v in entry.items() if k not in _SHOWN_ELSEWHERE and v is not None
     ]
     return f"<li><strong>{escape(label_of(name))}</strong> <span>{' &middot; '.join(facts)}</span></li>"
 

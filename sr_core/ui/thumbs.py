@@ -14,7 +14,10 @@ SHOWN_BY_BROWSERS = {".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp", ".gif"}
 def render_thumbs(paths: Sequence[Path]) -> str:
     """Return one figure per photo that can be read, with its size."""
     figures = [_figure(path) for path in paths]
-    return f'<div class="sr-thumbs">{"".join(figures)}</div>' if any(figures) else ""
+    if not any(figures):
+        return ""
+    kind = "sr-thumbs sr-single" if len(figures) == 1 else "sr-thumbs"
+    return f'<div class="{kind}">{"".join(figures)}</div>'
 
 
 def _figure(path: Path) -> str:

@@ -114,7 +114,7 @@ class Visit:
     def require(self) -> tuple[Shown, CandidateRecord]:
         """Return the run and candidate on screen; raises InputError if there is none."""
         if self.on_screen is None or self.candidate is None:
-            raise InputError("there must be a restored photo first; drop one and press Restore")
+            raise InputError("there must be a restored photo first; drop one and press Run")
         return self.on_screen, self.candidate
 
     @contextmanager
