@@ -21,7 +21,7 @@ from PIL.ImageFile import ImageFile
 from sr_core.deep_tiff import read_deep_tiff
 from sr_core.errors import InputError
 from sr_core.icc import to_srgb
-from sr_core.limits import check_file_size, check_input_size
+from sr_core.limits import UPLOADS, Limits, check_file_size, check_input_size
 from sr_core.metadata import Metadata, read_metadata
 from sr_core.samples import Array, Samples, split_alpha, upright
 
@@ -110,17 +110,17 @@ def sniff(data: bytes, name: str) -> str:
     raise InputError(f"{name} must be a {_ACCEPTED} photo, but its content is {found}; export it as PNG or JPEG")
 
 
-def decode(data: bytes, name: str) -> Decoded:
+def decode(data: bytes, name: str, limits: Limits = UPLOADS) -> Decoded:
     """Decode the first picture of a file; sizes are checked before any pixel is decoded.
 
     Raises InputError naming the file if it is no accepted photo, too large, too small or damaged.
     """
-    check_file_size(len(data), name)
+    check_file_size(len(data), name, limits)
     kind = sniff(data, name)
     try:
-        samples = read_deep_tiff(data, name) if kind == "TIFF" else None
+        samples = read_deep_tiff(data, name, limits) if kind == "TIFF" else None
         with _open(data, kind) as image:
-            check_input_size(*image.size, name)
+            check_input_size(*image.size, name, limits)
             found = read_metadata(image, data, kind)
             several = getattr(image, "n_frames", 1) > 1
             # Pillow and libheif turn what they decode, but not what others do

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sr_core.errors import InputError
-from sr_core.limits import check_input_size
+from sr_core.limits import Limits, check_input_size
 from sr_core.samples import Array, Samples, split_alpha
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ _PLANAR = 2
 _ASSOCIATED = 1
 
 
-def read_deep_tiff(data: bytes, name: str) -> Samples | None:
+def read_deep_tiff(data: bytes, name: str, limits: Limits) -> Samples | None:
     """Decode the first page of a 16-bit TIFF; None if it has 8 bits or fewer, which Pillow reads.
 
     Raises InputError if the page is too large, a camera's raw data, or of another sample type.
@@ -29,7 +29,7 @@ def read_deep_tiff(data: bytes, name: str) -> Samples | None:
 
     with tifffile.TiffFile(BytesIO(data)) as tiff:
         page = tiff.pages.first
-        check_input_size(page.imagewidth, page.imagelength, name)
+        check_input_size(page.imagewidth, page.imagelength, name, limits)
         if _DNG_VERSION in page.tags or page.subfiletype & _REDUCED:
             raise InputError(f"{name} must be a developed photo, got camera raw; export it as JPEG or TIFF")
         if page.bitspersample <= 8:

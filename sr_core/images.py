@@ -11,11 +11,11 @@ from jaxtyping import Float, Shaped, UInt8, UInt16
 from torch import Tensor
 
 from sr_core.alpha import Alpha, bleed_colour
-from sr_core.decoding import read_upright_size, read_xmp
+from sr_core.decoding import Decoded, decode, read_upright_size, read_xmp
 from sr_core.encoding import Attachments, encode_jpeg, encode_png, encode_tiff, encode_webp
 from sr_core.errors import InputError
 from sr_core.files import replacing
-from sr_core.limits import check_file_size, check_output_size
+from sr_core.limits import OUTPUTS, check_file_size, check_output_size
 from sr_core.metadata import Marker, Metadata, marker_packet, output_exif, parse_marker
 from sr_core.samples import Array
 from sr_core.sandbox import decode_isolated
@@ -23,6 +23,7 @@ from sr_core.tensors import Image
 
 Pixels8 = UInt8[np.ndarray, "h w 3"]
 Pixels16 = UInt16[np.ndarray, "h w 3"]
+Opacity = UInt8[np.ndarray, "h w"] | UInt16[np.ndarray, "h w"]
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,14 @@ def read_image(path: Path) -> Photo:
     return Photo(pixels, alpha, decoded.metadata, decoded.notices, path.stem)
 
 
+def read_output(path: Path) -> Decoded:
+    """Read back a file that `write_image` made, up to the output limits, as the integers it holds.
+
+    It is decoded in this process and colour is not bled: use `read_image` for what others hand in.
+    """
+    return decode(_read_bytes(path, limited=False), path.name, OUTPUTS)
+
+
 def read_size(path: Path) -> tuple[int, int]:
     """Return a photo's upright (width, height) from its header; raises InputError as `read_image`."""
     return read_upright_size(_read_bytes(path, limited=True), path.name)
@@ -107,7 +116,7 @@ def write_image(
     pixels: Image | Pixels8 | Pixels16,
     *,
     format: str,
-    alpha: Alpha | None = None,
+    alpha: Alpha | Opacity | None = None,
     metadata: Metadata | None = None,
     keep_gps: bool = False,
     dpi: float | int | None = None,
@@ -136,7 +145,8 @@ def write_image(
     height, width = array.shape[:2]
     check_output_size(width, height)
     if alpha is not None:
-        array = np.concatenate([array, _quantised(alpha, bit_depth)], axis=-1)
+        opacity = alpha if isinstance(alpha, Tensor) else alpha[..., None]
+        array = np.concatenate([array, _quantised(opacity, bit_depth)], axis=-1)
     metadata = Metadata() if metadata is None else metadata
     resolution = metadata.dpi if dpi is None else (float(dpi), float(dpi))
     attached = Attachments(
@@ -168,7 +178,9 @@ def _rounded(pixels: Float[Tensor, "1 c h w"], levels: int, dtype: torch.dtype) 
     return scaled.to(device="cpu", dtype=dtype).permute(1, 2, 0).contiguous()
 
 
-def _quantised(pixels: Float[Tensor, "1 c h w"] | Pixels8 | Pixels16, bit_depth: int) -> Array:
+def _quantised(
+    pixels: Float[Tensor, "1 c h w"] | UInt8[np.ndarray, "h w c"] | UInt16[np.ndarray, "h w c"], bit_depth: int
+) -> Array:
     """Return (h, w, c) integers of `bit_depth`, whatever the pixels come as."""
     if isinstance(pixels, Tensor):
         if bit_depth == 8:

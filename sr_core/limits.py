@@ -1,5 +1,7 @@
 """What sizes of files and images are accepted, and the words in which others are refused."""
 
+from typing import NamedTuple
+
 from sr_core.errors import InputError
 
 MAX_FILE_BYTES = 32 * 2**20
@@ -11,27 +13,41 @@ MAX_OUTPUT_PIXELS = 2**28
 """268 MP: one side at its limit, the other just above."""
 
 
-def check_file_size(num_bytes: int, name: str) -> None:
+class Limits(NamedTuple):
+    """What may be read."""
+
+    file_bytes: int
+    pixels: int
+    side: int
+    """Least pixels a side."""
+
+
+UPLOADS = Limits(MAX_FILE_BYTES, MAX_INPUT_PIXELS, MIN_SIDE)
+OUTPUTS = Limits(2**32, MAX_OUTPUT_PIXELS, 1)
+"""For files of our own making, which may be larger than what strangers may hand in."""
+
+
+def check_file_size(num_bytes: int, name: str, limits: Limits = UPLOADS) -> None:
     """Raise InputError if a file is empty or too large to be read."""
     if num_bytes == 0:
         raise InputError(f"{name} must hold an image, but the file is empty; upload it again")
-    if num_bytes > MAX_FILE_BYTES:
+    if num_bytes > limits.file_bytes:
         raise InputError(
-            f"{name} must be at most {MAX_FILE_BYTES // 2**20} MB, got {num_bytes / 2**20:.1f} MB; "
+            f"{name} must be at most {limits.file_bytes // 2**20} MB, got {num_bytes / 2**20:.1f} MB; "
             "save it as JPEG, or crop it"
         )
 
 
-def check_input_size(width: int, height: int, name: str) -> None:
+def check_input_size(width: int, height: int, name: str, limits: Limits = UPLOADS) -> None:
     """Raise InputError if an image is too small to restore or too large to decode."""
-    if min(width, height) < MIN_SIDE:
+    if min(width, height) < limits.side:
         raise InputError(
-            f"{name} must measure at least {MIN_SIDE} px a side, got {width} x {height}; "
+            f"{name} must measure at least {limits.side} px a side, got {width} x {height}; "
             "choose a larger version or a larger crop"
         )
-    if width * height > MAX_INPUT_PIXELS:
+    if width * height > limits.pixels:
         raise InputError(
-            f"{name} must hold at most {MAX_INPUT_PIXELS // 10**6} megapixels, got {width} x {height} "
+            f"{name} must hold at most {limits.pixels // 10**6} megapixels, got {width} x {height} "
             f"({width * height / 1e6:.1f}); reduce or crop it first"
         )
 

@@ -16,6 +16,7 @@ from sr_core.images import (
     from_uint8,
     read_image,
     read_marker,
+    read_output,
     read_size,
     to_uint8,
     write_image,
@@ -254,6 +255,37 @@ def test_every_file_embeds_srgb(photos: Path, tmp_path: Path, format: str) -> No
     with Image.open(tmp_path / "out") as image:
         profile = ImageCms.ImageCmsProfile(BytesIO(image.info["icc_profile"]))
     assert "sRGB" in ImageCms.getProfileDescription(profile)
+
+
+def test_an_output_is_read_back_exactly_even_where_an_upload_of_its_size_is_refused(tmp_path: Path) -> None:
+    array = np.zeros((7_100, 7_100, 3), np.uint8)
+    array[::50] = 200
+    path = tmp_path / "large.png"
+    write_image(path, array, format="png", fast=True)
+    with pytest.raises(InputError, match="50 megapixels"):
+        read_image(path)
+    assert np.array_equal(read_output(path).pixels, array)
+
+
+@pytest.mark.parametrize("bit_depth", [8, 16])
+def test_an_output_with_opacity_is_rewritten_without_a_change(photos: Path, tmp_path: Path, bit_depth: int) -> None:
+    alpha = torch.from_numpy(random_alpha(48, 72) / np.float32(255))[None, None]
+    write_image(tmp_path / "a", pixels_of(photos), format="png", alpha=alpha, bit_depth=bit_depth, recipe=RECIPE)
+    first = read_output(tmp_path / "a")
+    write_image(
+        tmp_path / "b",
+        first.pixels,
+        format="png",
+        alpha=first.alpha,
+        metadata=first.metadata,
+        bit_depth=bit_depth,
+        recipe=RECIPE,
+    )
+    second = read_output(tmp_path / "b")
+    assert np.array_equal(first.pixels, second.pixels)
+    assert first.alpha is not None
+    assert second.alpha is not None
+    assert np.array_equal(first.alpha, second.alpha)
 
 
 def test_a_quick_png_holds_the_same_pixels(photos: Path, tmp_path: Path) -> None:
