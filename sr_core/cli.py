@@ -110,7 +110,7 @@ def upscale(
     fidelity: Annotated[float, typer.Option(help="0 vivid to 1 faithful.")] = 0.5,
     backbone: Annotated[str, typer.Option(help="Restoration model.")] = "compact",
     adapter: Annotated[str, typer.Option(help="Trained variant of the model.")] = "sft",
-    sampler: Annotated[str, typer.Option(help="heun or euler.")] = "heun",
+    sampler: Annotated[str, typer.Option(help="euler or heun.")] = "euler",
     color: Annotated[str, typer.Option(help="Colour transfer from the photo: off, adain, wavelet.")] = "off",
     format: Annotated[str, typer.Option(help="png, webp, jpeg or tiff.")] = "png",
     bit_depth: Annotated[int, typer.Option(help="8, or 16 for png and tiff.")] = 8,

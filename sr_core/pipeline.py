@@ -36,7 +36,7 @@ class Job:
     num_candidates: int = 8
     seed: int = 0
     num_steps: int = 4
-    sampler: str = "heun"
+    sampler: str = "euler"
     scale: float = 4.0
     """Output factor, 1 to 8; `size` wins over it."""
     size: tuple[int, int] | None = None

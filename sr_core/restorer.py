@@ -46,7 +46,7 @@ class RestoreRequest:
     num_candidates: int = 8
     seed: int = 0
     num_steps: int = 4
-    sampler: str = "heun"
+    sampler: str = "euler"
     schedule: str = "power"
     color: str = "off"
     size: tuple[int, int] | None = None
@@ -138,7 +138,7 @@ class _Counter:
 def _draw_tile(
     backbone: Backbone, condition: Condition, lq: Image, tile: Tile, seeds: Sequence[int],
     request: RestoreRequest, counter: _Counter,
-) -> Enlarged:  # fmt: skip
+) -> Float[Tensor, "n 3 H W"]:  # fmt: skip
     """Return the restorations of one tile, one per seed."""
     window = crop(lq, tile)
     channels, height, width = backbone.latent_shape(window)

@@ -75,6 +75,25 @@ class OptimConfig:
 
 
 @section
+class PerceptualConfig:
+    """LPIPS between the predicted clean image and the ground truth, beside the flow's own error.
+
+    Source: Improving the Training of Rectified Flows, arXiv 2405.20320, section 4.2 (LPIPS as the flow's metric).
+    """
+
+    weight: float
+    """Multiplies the mean LPIPS (AlexNet)."""
+    share: float = 0.5
+    """Part of each batch, evenly spread over its noise levels, that the term is taken on."""
+    from_step: int = 0
+    """First step with the term; before it the head learns the flow alone."""
+
+    def __post_init__(self) -> None:
+        if self.weight < 0 or not 0 < self.share <= 1:
+            raise ValueError(f"weight must be at least 0 and share in (0, 1], got {self.weight} and {self.share}")
+
+
+@section
 class ValidationConfig:
     """Held-out photographs that are looked at during training and never trained on or picked by."""
 
@@ -95,6 +114,7 @@ class SftRecipe:
     data: DataConfig
     head: HeadConfig
     optim: OptimConfig
+    perceptual: PerceptualConfig | None = None
     validation: ValidationConfig | None = None
     log_every: int = 50
     checkpoint_every: int = 1000

@@ -42,7 +42,7 @@ class EvaluationSettings:
     presets: tuple[str, ...] = ("bicubic", "real-esrgan")
     num_seeds: int = 8
     num_steps: int = 4
-    sampler: str = "heun"
+    sampler: str = "euler"
     schedule: str = "power"
     limit: int = 0
 

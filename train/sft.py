@@ -16,15 +16,18 @@ from sr_core.degradations import degrade
 from sr_core.images import read_image
 from sr_core.noise import block_noise
 from sr_core.precision import resolve_dtype
-from sr_core.samplers import heun_step, integrate
-from sr_core.schedules import power_sigmas
+from sr_core.restorer import RestoreRequest
+from sr_core.rewards.lpips import lpips
+from sr_core.rewards.offline import load_lpips_layers
+from sr_core.samplers import SAMPLERS, integrate
+from sr_core.schedules import SCHEDULES
 from sr_core.spectra import log_spectral_distance
 from sr_core.tensors import Image
 from train.checkpoints import check_start, replace_tensors, replace_text
 from train.config import SftRecipe, ValidationConfig, recipe_values
 from train.data import Batch, CachedCrops, cached_crops, find_photos, head_batch, seeded_generator
 from train.engine import RunSettings, fit
-from train.steps import StepOutput, sft_step
+from train.steps import PerceptualTerm, StepOutput, sft_step
 
 FIT_WINDOWS = 2048
 """Windows from which the gain and the channel units are fitted."""
@@ -93,13 +96,14 @@ class Validation:
     def __call__(self, head: FlowHead) -> dict[str, float]:
         """Return PSNR (dB, RGB) and log-spectral distance (dB) of prior and head, one value a preset."""
         backbone = CompactBackbone(load_prior(), head, dtype=self.dtype, device=self.device)
-        sigmas = power_sigmas(4)
+        request = RestoreRequest()
+        step, sigmas = SAMPLERS[request.sampler], SCHEDULES[request.schedule](request.num_steps)
         figures: dict[str, list[float]] = {}
         for preset, hq, lq in self.pairs:
             condition = backbone.encode(lq)
             channels, height, width = backbone.latent_shape(lq)
             noise = block_noise(0, channels, 0, 0, height, width).to(backbone.device)
-            latent = integrate(heun_step, lambda x, s, c=condition: backbone.velocity(x, s, c), noise, sigmas)
+            latent = integrate(step, lambda x, s, c=condition: backbone.velocity(x, s, c), noise, sigmas)
             outputs = {"prior": condition.prior.clamp(0, 1), "head": backbone.decode(latent, condition)}
             for name, image in outputs.items():
                 image = image.cpu()
@@ -124,6 +128,16 @@ def _evaluator(
     return evaluate
 
 
+def _perceptual_term(recipe: SftRecipe, device: str) -> PerceptualTerm | None:
+    """Return the recipe's perceptual term with its weights loaded; raises WeightsError if they are missing."""
+    if recipe.perceptual is None:
+        return None
+    layers = load_lpips_layers(device)
+    return PerceptualTerm(
+        lambda image, target: lpips(image, target, layers), recipe.perceptual.weight, recipe.perceptual.share
+    )
+
+
 def train_sft(recipe: SftRecipe, *, resume: bool = False) -> Path:
     """Run the recipe and return the path of the final weights.
 
@@ -143,11 +157,16 @@ def train_sft(recipe: SftRecipe, *, resume: bool = False) -> Path:
     output.mkdir(parents=True, exist_ok=True)
     replace_text(output / "recipe.json", json.dumps(recipe_values(recipe), indent=1))
 
+    term = _perceptual_term(recipe, device)
+    start_of_term = recipe.perceptual.from_step if recipe.perceptual else 0
+
     def step(index: int) -> StepOutput:
         batch = make_batch(head, crops, recipe, index)
         generator = seeded_generator(recipe.seed, "noise", index)
         with torch.autocast(device, dtype, enabled=dtype != torch.float32):
-            return sft_step(head, batch, recipe.optim.pure_noise_share, generator)
+            return sft_step(
+                head, batch, recipe.optim.pure_noise_share, generator, term if index >= start_of_term else None
+            )
 
     settings = RunSettings(
         output=output,

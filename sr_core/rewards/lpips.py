@@ -6,7 +6,6 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import conv2d, max_pool2d, relu
 
-from sr_core.rewards.registry import Reference
 from sr_core.tensors import Image, PerSample
 
 _SHIFT = (-0.030, -0.088, -0.188)
@@ -45,8 +44,8 @@ def lpips_layers(blob: dict[str, object], device: str) -> tuple[LpipsLayer, ...]
     )
 
 
-def lpips(images: Image, reference: Reference, layers: tuple[LpipsLayer, ...]) -> PerSample:
-    """Return the distance of each image to one reference; 0 is identical.
+def lpips(images: Image, reference: Float[Tensor, "r 3 h w"], layers: tuple[LpipsLayer, ...]) -> PerSample:
+    """Return the distance of each image to the one reference, or to its own where there are as many; 0 is identical.
 
         d = sum_l mean_{h, w} sum_c w_lc (u_lc(image) - u_lc(reference))^2,   u = features of unit length
 

