@@ -16,7 +16,7 @@ import torch
 from sr_core.alpha import Alpha, enlarge_alpha
 from sr_core.backbones import SFT, load_backbone
 from sr_core.errors import ConfigError, InputError
-from sr_core.images import FORMATS, Photo, Pixels8, read_image, to_uint8, write_image
+from sr_core.images import FORMATS, Photo, Pixels8, read_image, read_output, to_uint8, write_image
 from sr_core.limits import check_output_size
 from sr_core.noise import GENERATOR
 from sr_core.precision import resolve_dtype
@@ -160,8 +160,8 @@ def _reference_image(reference: Path, size: tuple[int, int]) -> Image:
 
 def _write_candidate(
     run: Run, candidate: Candidate, photo: Photo, alpha: Alpha | None, job: Job
-) -> tuple[CandidateRecord, Image | None]:
-    """Put a candidate on disk and return its record with the pixels that the file shows."""
+) -> tuple[CandidateRecord, Pixels8 | None]:
+    """Put a candidate on disk and return its record with the 8-bit pixels that the file shows."""
     record = CandidateRecord(
         index=candidate.index, seed=candidate.seed, dtype=candidate.dtype, problem=candidate.problem
     )
@@ -190,7 +190,7 @@ def _write_candidate(
         recipe=recipe,
         fast=True,
     )
-    shown = candidate.pixels if FORMATS[job.format].lossless else read_image(path).pixels
+    shown = to_uint8(candidate.pixels) if FORMATS[job.format].lossless else read_output(path).pixels
     return replace(record, file=name), shown
 
 
@@ -249,7 +249,7 @@ def upscale(
         for candidate in restorer.restore(photo.pixels, request, stop=stop, on_step=on_step):
             record, pixels = _write_candidate(run, candidate, photo, alpha, job)
             if pixels is not None:
-                shown[candidate.index] = _on_disk(to_uint8(pixels), Path(kept), candidate.index)
+                shown[candidate.index] = _on_disk(pixels, Path(kept), candidate.index)
             del candidate, pixels
             run = replace(run, candidates=(*run.candidates, record))
             run.save()
