@@ -170,9 +170,11 @@ def score(
     json_file: Annotated[str | None, typer.Option("--json", help="Write JSON to a file, or - to print it.")] = None,
 ) -> None:
     """Score images of any origin with the same metrics and reward as `sr upscale`."""
-    from sr_core.scoring import score_files
+    from sr_core.scoring import local_pixels, score_files
 
-    result = score_files(images, reference=reference, lq=lq, metric_set=metrics, fidelity_weight=fidelity)
+    result = score_files(
+        images, reference=reference, lq=lq, metric_set=metrics, fidelity_weight=fidelity, read=local_pixels
+    )
     if json_file is not None:
         _write_json(result, json_file)
         return

@@ -1,12 +1,37 @@
 """Score image files of any origin: one answer for the command line, the page and the API."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sr_core.errors import InputError
-from sr_core.images import read_image, to_uint8
+from sr_core.images import Pixels8, from_uint8, read_image, read_output, to_uint8
 from sr_core.pipeline import scorer_for
+
+ReadPixels = Callable[[Path], Pixels8]
+"""Gives the 8-bit sRGB pixels (h, w, 3) of a file; raises InputError if it cannot."""
+
+
+def upload_pixels(path: Path) -> Pixels8:
+    """Read what a visitor handed in: within the upload limits, decoded apart."""
+    return to_uint8(read_image(path).pixels)
+
+
+def local_pixels(path: Path) -> Pixels8:
+    """Read a file of the user's own, up to the output limits; 16 bits are rounded to 8."""
+    pixels = read_output(path).pixels
+    levels = np.iinfo(pixels.dtype).max
+    return np.floor(pixels.astype(np.float64) / levels * 255 + 0.5).astype(np.uint8) if levels > 255 else pixels
+
+
+def _same_size(images: Sequence[Pixels8]) -> tuple[int, int]:
+    """Return the (width, height) that all images have; raises InputError if they differ."""
+    sizes = {(image.shape[1], image.shape[0]) for image in images}
+    if len(sizes) != 1:
+        raise InputError(f"images that are compared must have one size, got {sorted(sizes)}; score them one by one")
+    return sizes.pop()
 
 
 def score_files(
@@ -16,6 +41,7 @@ def score_files(
     lq: Path | None = None,
     metric_set: str = "offline",
     fidelity_weight: float = 0.5,
+    read: ReadPixels = upload_pixels,
 ) -> dict[str, Any]:
     """Return {metric_set, reference, metrics, left_out, images: [{file, scores, reward, rank}]}.
 
@@ -23,19 +49,18 @@ def score_files(
     that they were made from; without it and without a reference only the no-reference half counts. One image has
     reward and rank null. Raises InputError if a file cannot be used.
     """
-    photos = [read_image(path) for path in images]
-    sizes = {(photo.width, photo.height) for photo in photos}
-    if len(sizes) != 1:
-        raise InputError(f"images that are compared must have one size, got {sorted(sizes)}; score them one by one")
-    target = None if reference is None else read_image(reference)
-    if target is not None and (target.width, target.height) not in sizes:
+    pixels = [read(path) for path in images]
+    width, height = _same_size(pixels)
+    target = None if reference is None else from_uint8(read(reference))
+    if target is not None and tuple(target.shape[-2:]) != (height, width):
         raise InputError(
-            f"the reference must measure {sizes.pop()} like the images, got {(target.width, target.height)}"
+            f"the reference must measure {width} x {height} px like the images, "
+            f"got {target.shape[-1]} x {target.shape[-2]}"
         )
     scores = scorer_for(metric_set).score(
-        [to_uint8(photo.pixels) for photo in photos],
-        lq=None if lq is None else read_image(lq).pixels,
-        reference=None if target is None else target.pixels,
+        pixels,
+        lq=None if lq is None else from_uint8(read(lq)),
+        reference=target,
         fidelity_weight=fidelity_weight,
     )
     reward = scores.reward
