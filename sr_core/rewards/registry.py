@@ -219,7 +219,7 @@ _ROWS = (
         worst=0.0,
         best=1.0,
         tolerance=0.002,
-        min_side=224,
+        min_side=225,
         source="pyiqa",
         note="transformer, arXiv 2204.08958",
     ),
