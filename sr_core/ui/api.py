@@ -7,35 +7,37 @@ from typing import Any
 
 import gradio as gr
 
+from sr_core.pipeline import Job
 from sr_core.pipeline import upscale as upscale_photo
 from sr_core.runs import RUN_FILE
 from sr_core.scoring import score_files
 from sr_core.ui.downloads import write_archive
 from sr_core.ui.events import in_words
-from sr_core.ui.settings import EXACT, FACTOR, Settings
+from sr_core.ui.settings import EXACT, FACTOR, Number, Settings
 from sr_core.ui.visits import VisitStore
 
+_DEFAULT = Job()
 UpscaleAnswer = tuple[str | None, dict[str, Any], str]
 
 
 def make_upscale(store: VisitStore) -> Callable[..., UpscaleAnswer]:
     """Return the endpoint `upscale`; its files lie in the caller's own folder."""
 
-    def upscale(
-        photo: str,
-        reference: str | None,
-        num_candidates: float,
-        seed: float,
-        steps: float,
-        scale: float,
-        width: float | None,
-        height: float | None,
-        metric_set: str,
-        color: str,
-        fidelity: float,
-        backbone: str,
-        adapter: str,
+    def upscale(  # noqa: D417 - Gradio fills in the request, no caller does
         request: gr.Request,
+        photo: str,
+        reference: str | None = None,
+        num_candidates: float | int = _DEFAULT.num_candidates,
+        seed: float | int = _DEFAULT.seed,
+        steps: float | int = _DEFAULT.num_steps,
+        scale: float | int = _DEFAULT.scale,
+        width: Number = None,
+        height: Number = None,
+        metric_set: str = _DEFAULT.metric_set,
+        color: str = _DEFAULT.color,
+        fidelity: float | int = _DEFAULT.fidelity_weight,
+        backbone: str = _DEFAULT.backbone,
+        adapter: str = _DEFAULT.adapter,
     ) -> UpscaleAnswer:
         """Restore one photo several times, score and rank the candidates.
 
@@ -69,7 +71,7 @@ def make_upscale(store: VisitStore) -> Callable[..., UpscaleAnswer]:
             visit.stop.clear()
             target = None if reference is None else Path(reference)
             folder = visit.new_folder(Path(photo))
-            job = settings.job(fidelity_weight=fidelity)
+            job = settings.job(fidelity_weight=float(fidelity))
             *_, last = upscale_photo(Path(photo), folder, job, reference=target, stop=visit.stop.is_set)
             archive = write_archive(last.run, visit.folder / "downloads" / folder.name)
         best = last.run.best
@@ -79,7 +81,13 @@ def make_upscale(store: VisitStore) -> Callable[..., UpscaleAnswer]:
     return upscale
 
 
-def score(images: list[str], reference: str | None, lq: str | None, metric_set: str, fidelity: float) -> dict[str, Any]:
+def score(
+    images: list[str],
+    reference: str | None = None,
+    lq: str | None = None,
+    metric_set: str = _DEFAULT.metric_set,
+    fidelity: float | int = _DEFAULT.fidelity_weight,
+) -> dict[str, Any]:
     """Score image files with the metrics and the reward of the page.
 
     Args:
@@ -99,7 +107,7 @@ def score(images: list[str], reference: str | None, lq: str | None, metric_set: 
             reference=None if reference is None else Path(reference),
             lq=None if lq is None else Path(lq),
             metric_set=metric_set,
-            fidelity_weight=fidelity,
+            fidelity_weight=float(fidelity),
         )
     # Where the server keeps uploads is nobody's business.
     for row in answer["images"]:

@@ -40,6 +40,7 @@ class PageEvents:
 
     def __init__(self, store: VisitStore) -> None:
         self._store = store
+        self._pace = 1.0
 
     def _visit(self, request: gr.Request) -> Visit:
         return self._store.visit(request.session_hash)
@@ -56,9 +57,9 @@ class PageEvents:
         except SRError as error:
             job, plan = None, Plan(photos=(), problem=str(error))
         button = gr.skip() if self._visit(request).busy else gr.update(interactive=plan.ready)
-        return describe_plan(plan, job), render_thumbs(paths), button, _preset_of(settings, saved)
+        return describe_plan(plan, job, pace=self._pace), render_thumbs(paths), button, _preset_of(settings, saved)
 
-    def begin(self, request: gr.Request, photos: Files, taste: float, *values: WidgetValue) -> tuple[Any, ...]:
+    def begin(self, request: gr.Request, photos: Files, taste: float | int, *values: WidgetValue) -> tuple[Any, ...]:
         """Check the settings and show that the press was heard."""
         visit = self._visit(request)
         with in_words():
@@ -118,6 +119,8 @@ class PageEvents:
             shown = visit.put(update.run, job, update.message)
             if shown.finished:
                 shown.seconds = time.monotonic() - started
+                # What this machine really takes makes the next estimate a better one.
+                self._pace = max(1.0, shown.seconds / cost.seconds)
             yield show(visit, problems=problems, num_expected=job.num_candidates)
 
     def stop(self, request: gr.Request) -> Update:
@@ -133,7 +136,7 @@ class PageEvents:
         """Stop what a closed tab was computing."""
         self._store.leave(request.session_hash)
 
-    def rank(self, taste: float, request: gr.Request) -> Panel:
+    def rank(self, taste: float | int, request: gr.Request) -> Panel:
         """Rank again by the slider, from 0, faithful, to 100, vivid; nothing is drawn."""
         visit = self._visit(request)
         visit.rank_by(1 - taste / 100)

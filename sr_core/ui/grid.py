@@ -11,7 +11,7 @@ EMPTY = """
   <ol class="sr-steps">
     <li><strong>Drop a photo.</strong> A small or soft one shows most.</li>
     <li><strong>Press Run.</strong> Each candidate is drawn from its own seed and appears here as it is ready.</li>
-    <li><strong>Keep the best.</strong> All are scored and ranked; compare any of them with your photo, pixel by pixel.</li>
+    <li><strong>Keep the best.</strong> All are scored and ranked; compare each with your photo, pixel by pixel.</li>
   </ol>
   <div class="sr-ghosts" aria-hidden="true">
     <span>Best</span><span>2</span><span>3</span><span>4</span><span>5</span><span>6</span><span>7</span><span>Worst</span>
@@ -46,7 +46,8 @@ def _card(shown: Shown, record: CandidateRecord, picked: int | None) -> str:
     pressed = "true" if record.index == picked else "false"
     return (
         f'<li class="sr-card {kind}"><button type="button" data-index="{record.index}" aria-pressed="{pressed}">'
-        f'<span class="sr-frame"><img src="{escape(preview(shown, record))}" alt="{label}" decoding="async">{badge}</span>'
+        f'<span class="sr-frame"><img src="{escape(preview(shown, record))}" alt="{label}" decoding="async">'
+        f"{badge}</span>"
         f'<span class="sr-line"><span class="sr-seed">seed {record.seed}</span>'
         f'<span class="sr-reward" title="Reward, 0 to 1 within this run">{reward}</span></span></button></li>'
     )

@@ -11,7 +11,6 @@ from sr_core.ui.status import render_status
 from sr_core.ui.tables import render_details
 from sr_core.ui.visits import Shown, Visit
 
-
 Update = Any
 """A value for a widget, or what `gr.update` returns."""
 

@@ -52,20 +52,23 @@ def plan_run(photos: Sequence[Path], job: Job) -> Plan:
     return Plan(photos=tuple(planned))
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: float | int) -> str:
     """Return a duration as people say it."""
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     return f"{round(seconds / 60)} min"
 
 
-def print_size(width: int, height: int, dpi: float) -> str:
+def print_size(width: int, height: int, dpi: float | int) -> str:
     """Return the size on paper."""
     return f"{width / dpi * CM_PER_INCH:.1f} x {height / dpi * CM_PER_INCH:.1f} cm"
 
 
-def describe_plan(plan: Plan, job: Job | None) -> str:
-    """Return the plan as HTML: size, time and memory, and in words what does not work."""
+def describe_plan(plan: Plan, job: Job | None, *, pace: float = 1.0) -> str:
+    """Return the plan as HTML: size, time and memory, and in words what does not work.
+
+    `pace` is how many times longer this machine takes than the estimate's.
+    """
     if plan.problem is not None:
         return _alert("Settings", plan.problem)
     if not plan.photos:
@@ -80,7 +83,7 @@ def describe_plan(plan: Plan, job: Job | None) -> str:
             facts = [f"<strong>{len(good)} photos</strong>"]
         elif job.dpi:
             facts.append(print_size(first.width, first.height, job.dpi))
-        facts.append(f"about {duration(sum(cost.seconds for cost in good))}")
+        facts.append(f"about {duration(pace * sum(cost.seconds for cost in good))}")
         facts.append(f"{max(cost.memory_bytes for cost in good) / 2**30:.1f} GB memory")
         lines.append(f'<p class="sr-plan">{" &middot; ".join(facts)}</p>')
     return "".join(lines)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 from sr_core.errors import ConfigError
 from sr_core.limits import MAX_OUTPUT_SIDE
@@ -16,19 +16,22 @@ _DEFAULT = Job()
 WidgetValue = Any
 """What a widget hands over."""
 
+Number: TypeAlias = float | int | None
+"""What a number field or a slider hands over; None where it is empty."""
+
 
 @dataclass(frozen=True)
 class Settings:
     """What the widgets hold, in their order on the page; numbers may be missing or fractions."""
 
-    num_candidates: float | None = _DEFAULT.num_candidates
-    scale: float | None = _DEFAULT.scale
-    seed: float | None = _DEFAULT.seed
-    num_steps: float | None = _DEFAULT.num_steps
+    num_candidates: Number = _DEFAULT.num_candidates
+    scale: Number = _DEFAULT.scale
+    seed: Number = _DEFAULT.seed
+    num_steps: Number = _DEFAULT.num_steps
     sizing: str = FACTOR
-    width: float | None = None
-    height: float | None = None
-    dpi: float | None = None
+    width: Number = None
+    height: Number = None
+    dpi: Number = None
     sampler: str = _DEFAULT.sampler
     color: str = _DEFAULT.color
     metric_set: str = _DEFAULT.metric_set
@@ -75,20 +78,20 @@ PRESETS: dict[str, dict[str, Any]] = {
 """What each named preset sets; everything else stays as it is."""
 
 
-def _number(value: float | None, what: str) -> float:
+def _number(value: Number, what: str) -> float:
     if value is None or not math.isfinite(value):
         raise ConfigError(f"{what} must be a number, got nothing; type one")
     return float(value)
 
 
-def _whole(value: float | None, what: str) -> int:
+def _whole(value: Number, what: str) -> int:
     number = _number(value, what)
     if number != int(number):
         raise ConfigError(f"{what} must be a whole number, got {number:g}")
     return int(number)
 
 
-def _side(value: float | None, what: str) -> int:
+def _side(value: Number, what: str) -> int:
     if value is None:
         raise ConfigError(f"an exact size needs a {what} in pixels; type one or go back to a factor")
     side = _whole(value, f"the {what}")
@@ -97,7 +100,7 @@ def _side(value: float | None, what: str) -> int:
     return side
 
 
-def _resolution(value: float | None) -> float | None:
+def _resolution(value: Number) -> float | None:
     if not value:
         return None
     if not 1 <= value <= 10_000:

@@ -42,7 +42,8 @@ def _table(run: Run, keys: list[str]) -> str:
         groups += f'<th scope="colgroup" colspan="{count}">{words}</th>' if count else ""
     rows = "".join(_row(run, record, keys, best) for record in run.ranked)
     return (
-        '<div class="sr-scroller" tabindex="0" role="region" aria-label="Scores of every candidate"><table class="sr-table">'
+        '<div class="sr-scroller" tabindex="0" role="region" aria-label="Scores of every candidate">'
+        '<table class="sr-table">'
         "<caption>Raw scores. The arrow says which way is better; the best of a column is bold.</caption>"
         f'<thead><tr><td colspan="3"></td>{groups}</tr><tr><th scope="col">Rank</th><th scope="col">Seed</th>'
         f'<th scope="col">Reward</th>{head}</tr></thead><tbody>{rows}</tbody></table></div>'

@@ -133,8 +133,8 @@ class VisitStore:
     """All visits, each in a folder whose name cannot be guessed."""
 
     def __init__(
-        self, root: Path, *, idle_s: float = IDLE_S, closed_s: float = CLOSED_S,
-        clock: Callable[[], float] = time.monotonic,
+        self, root: Path, *, idle_s: float | int = IDLE_S, closed_s: float | int = CLOSED_S,
+        clock: Callable[[], float | int] = time.monotonic,
     ) -> None:  # fmt: skip
         self.root = root
         self._idle_s, self._closed_s, self._clock = idle_s, closed_s, clock

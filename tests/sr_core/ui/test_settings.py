@@ -1,0 +1,55 @@
+import pytest
+
+from sr_core.errors import ConfigError
+from sr_core.pipeline import Job
+from sr_core.ui.settings import EXACT, PRESETS, Settings
+
+
+def test_untouched_widgets_mean_the_defaults_of_the_job() -> None:
+    assert Settings().job() == Job()
+
+
+def test_the_balanced_preset_is_the_default() -> None:
+    assert Settings().with_preset(PRESETS["Balanced"]) == Settings()
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_a_job(name: str) -> None:
+    job = Settings().with_preset(PRESETS[name]).job()
+    assert job.num_candidates == PRESETS[name]["num_candidates"]
+
+
+def test_the_own_preset_comes_back_as_it_was() -> None:
+    settings = Settings(num_candidates=3, seed=7, color="wavelet", sizing=EXACT, width=640, height=480)
+    assert Settings().with_preset(settings.saved()) == settings
+
+
+def test_a_saved_preset_of_another_version_sets_what_is_known() -> None:
+    assert Settings().with_preset({"seed": 5, "gone": 1}) == Settings(seed=5)
+
+
+def test_an_exact_size_wins_over_the_factor() -> None:
+    job = Settings(sizing=EXACT, scale=3, width=640, height=480).job()
+    assert job.size == (640, 480)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (Settings(num_candidates=None), "candidates"),
+        (Settings(num_candidates=3.7), "whole number"),
+        (Settings(num_candidates=17), "1 to 16"),
+        (Settings(seed=None), "seed"),
+        (Settings(seed=-1), "seed"),
+        (Settings(num_steps=0), "steps"),
+        (Settings(scale=None), "factor"),
+        (Settings(scale=float("nan")), "factor"),
+        (Settings(sizing=EXACT, width=640), "height"),
+        (Settings(sizing=EXACT, width=640, height=0), "height"),
+        (Settings(dpi=0.5), "dpi"),
+        (Settings(metric_set="best"), "metric set"),
+    ],
+)
+def test_values_that_no_job_has_are_refused_in_words(settings: Settings, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        settings.job()
