@@ -13,10 +13,14 @@ from sr_core.errors import ConfigError
 
 TILE = 192
 """Default side of a tile in LQ pixels."""
-CONTEXT = 12
+CONTEXT = 16
 """Pixels at an inner tile border that are computed and given no weight: a convolution sees nothing beyond them."""
 RAMP = 8
 """Pixels, in LQ, over which one tile fades into the next."""
+
+
+CELL = 4
+"""Tiles start at multiples of it, so that a network that halves its grid twice sees the same cells in every tile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,14 @@ class Tile:
     columns: Span
 
 
+def _shortest_side(length: int, count: int, overlap: int) -> int:
+    """Return the length of `count` equal spans that start on cells, the last one at the end, and overlap enough."""
+    travel = (length - overlap) * (count - 1) // (count * CELL)
+    while CELL * (travel + math.ceil(travel / (count - 1))) > length - overlap:
+        travel -= 1
+    return length - CELL * travel
+
+
 def plan_spans(length: int, tile: int = TILE) -> list[Span]:
     """Cover `length` pixels with equally long spans of at most `tile`.
 
@@ -50,8 +62,9 @@ def plan_spans(length: int, tile: int = TILE) -> list[Span]:
     if length <= tile:
         return [Span(0, length, None, None)]
     count = math.ceil((length - overlap) / (tile - overlap))
-    side = math.ceil((length + (count - 1) * overlap) / count)
-    starts = [round(k * (length - side) / (count - 1)) for k in range(count)]
+    while (side := _shortest_side(length, count, overlap)) > tile:
+        count += 1
+    starts = [CELL * round(k * (length - side) / CELL / (count - 1)) for k in range(count)]
     fades = [(b + CONTEXT, a + side - CONTEXT) for a, b in pairwise(starts)]
     return [
         Span(start, start + side, fade_in, fade_out)
