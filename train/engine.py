@@ -46,11 +46,16 @@ MAY_CHANGE_INSIDE = {"optim": ("max_steps", "decay_steps"), "data": ("crops", "c
 """What a resumed run may set anew: its length, where things lie, and what is only reported."""
 
 
-def _essence(recipe: dict[str, Any]) -> dict[str, Any]:
-    """Return what makes a run's numbers, flat, as JSON stores it."""
+def _essence(recipe: dict[str, Any], step: int) -> dict[str, Any]:
+    """Return what made a run's numbers until `step`, flat, as JSON stores it.
+
+    A section with a `from_step` that is still to come has not acted yet, so it may be added or changed.
+    """
     flat: dict[str, Any] = {}
     for name, value in json.loads(json.dumps(recipe)).items():
         inner = value if isinstance(value, dict) else {None: value}
+        if inner.get("from_step", -1) >= step:
+            continue
         flat |= {
             name if key is None else f"{name}.{key}": entry
             for key, entry in inner.items()
@@ -59,9 +64,9 @@ def _essence(recipe: dict[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _check_same_recipe(found: dict[str, Any], wanted: dict[str, Any]) -> None:
+def _check_same_recipe(found: dict[str, Any], wanted: dict[str, Any], step: int) -> None:
     """Raise ConfigError if a run would go on under another recipe than it began with."""
-    old, new = _essence(found), _essence(wanted)
+    old, new = _essence(found, step), _essence(wanted, step)
     changed = [
         f"{key} was {old.get(key)}, is {new.get(key)}" for key in sorted(old | new) if old.get(key) != new.get(key)
     ]
@@ -141,7 +146,7 @@ def fit(
     check_start(settings.output, resume=settings.resume)
     if settings.resume:
         found = latest_checkpoint(checkpoints)
-        _check_same_recipe(found.state["recipe"], settings.recipe)
+        _check_same_recipe(found.state["recipe"], settings.recipe, found.state["step"])
         model.load_state_dict(found.tensors["model"])
         for name, value in average.items():
             value.copy_(found.tensors["ema"][name])
