@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 from sr_core.backbones.compact import residual_latent
 from sr_core.backbones.flow_head import FlowHead, HeadInput, image_from_planes, shuffle_planes
 from sr_core.flow import clean_error_weight, interpolate
-from sr_core.tensors import Image, Latent, PerSample, Sigma
+from sr_core.tensors import Enlarged, Image, Latent, PerSample, Sigma
 from train.data import Batch
 
 
@@ -35,7 +35,7 @@ class PerceptualTerm(NamedTuple):
     share: float
 
 
-def decode_latent(latent: Latent, photo: HeadInput, head: FlowHead) -> Image:
+def decode_latent(latent: Latent, photo: HeadInput, head: FlowHead) -> Enlarged:
     """Return the image of a clean latent, not clamped, so that gradients reach everywhere."""
     planes = photo.prior + latent * (photo.gain * head.channel_std())
     return image_from_planes(shuffle_planes(planes))
