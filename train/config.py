@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import pydantic
 import yaml
 
-from sr_core.degradations import PRESETS
+from sr_core.degradation_presets import PRESETS
 from sr_core.errors import ConfigError
 
 STRICT = pydantic.ConfigDict(extra="forbid", use_attribute_docstrings=True)
