@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = sorted([ROOT / "app.py", *(ROOT / "sr_core").rglob("*.py"), *(ROOT / "train").rglob("*.py")])
-TREE_LINE = re.compile(r"^(?P<indent> *)(?P<name>[\w.-]+(?:/|\.py))(?:  +(?P<sentence>\S.*))?$")
+TREE_LINE = re.compile(r"^(?P<indent> *)(?P<name>[\w./-]+(?:/|\.py))(?: +(?P<sentence>\S.*))?$")
 
 
 def relative(path: Path) -> str:
@@ -114,6 +114,10 @@ def test_importing_the_core_loads_nothing() -> None:
 
 def test_the_command_line_answers_before_torch_is_loaded() -> None:
     assert loaded_by("import sr_core.cli", "torch", "numpy", "gradio", "diffusers", "pyiqa") == set()
+
+
+def test_a_recipe_is_checked_before_torch_is_loaded() -> None:
+    assert loaded_by("import train.__main__, train.config", "torch", "numpy", "gradio") == set()
 
 
 def test_the_main_job_loads_torch_and_no_library_of_a_larger_model() -> None:

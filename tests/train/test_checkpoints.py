@@ -1,0 +1,117 @@
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from sr_core.errors import ConfigError
+from train.checkpoints import (
+    MARKER,
+    Checkpoint,
+    check_start,
+    finished,
+    latest_checkpoint,
+    load_checkpoint,
+    optimizer_tensors,
+    replace_tensors,
+    replace_text,
+    restore_optimizer,
+    save_checkpoint,
+    step_folder,
+)
+
+
+def checkpoint(value: float = 1.0) -> Checkpoint:
+    tensors = {"model": {"a": torch.full((2, 3), value)}, "ema": {"a": torch.arange(4.0)}}
+    return Checkpoint(tensors, {"step": int(value), "recipe": {"seed": 1}})
+
+
+def test_a_checkpoint_is_read_back_bit_for_bit(tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path, 7, checkpoint(7), keep=2)
+    found = load_checkpoint(path)
+    assert found.state == {"step": 7, "recipe": {"seed": 1}}
+    assert found.tensors.keys() == {"model", "ema"}
+    assert torch.equal(found.tensors["model"]["a"], torch.full((2, 3), 7.0))
+
+
+def test_pruning_keeps_the_newest(tmp_path: Path) -> None:
+    for step in (9, 10, 100, 20000):
+        save_checkpoint(tmp_path, step, checkpoint(step), keep=2)
+    assert finished(tmp_path) == [step_folder(tmp_path, 100), step_folder(tmp_path, 20000)]
+    assert sorted(tmp_path.iterdir()) == finished(tmp_path)
+    assert latest_checkpoint(tmp_path).state["step"] == 20000
+
+
+def test_a_checkpoint_without_its_marker_does_not_count(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, 1, checkpoint(1), keep=3)
+    torn = save_checkpoint(tmp_path, 2, checkpoint(2), keep=3)
+    (torn / MARKER).unlink()
+    assert latest_checkpoint(tmp_path).state["step"] == 1
+    with pytest.raises(ConfigError, match="must be a folder with _SUCCESS"):
+        load_checkpoint(torn)
+    save_checkpoint(tmp_path, 2, checkpoint(2), keep=3)
+    assert latest_checkpoint(tmp_path).state["step"] == 2
+
+
+def test_what_a_crash_left_of_a_checkpoint_is_written_over(tmp_path: Path) -> None:
+    partial = tmp_path / ".partial_00000005"
+    partial.mkdir()
+    (partial / "junk.safetensors").write_bytes(b"half a tensor")
+    path = save_checkpoint(tmp_path, 5, checkpoint(5), keep=1)
+    assert sorted(p.name for p in path.iterdir()) == [MARKER, "ema.safetensors", "model.safetensors", "state.json"]
+    assert not partial.exists()
+
+
+def test_resuming_where_there_is_nothing_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="needs a finished checkpoint"):
+        latest_checkpoint(tmp_path)
+    with pytest.raises(ConfigError, match="needs a finished checkpoint"):
+        check_start(tmp_path, resume=True)
+    check_start(tmp_path, resume=False)
+
+
+def test_starting_anew_where_a_run_lies_is_an_error(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "checkpoints", 1, checkpoint(), keep=1)
+    check_start(tmp_path, resume=True)
+    with pytest.raises(ConfigError, match="already holds a run; go on with --resume"):
+        check_start(tmp_path, resume=False)
+
+
+def test_files_are_replaced_whole_and_leave_nothing_behind(tmp_path: Path) -> None:
+    path = tmp_path / "note.txt"
+    replace_text(path, "old")
+    replace_text(path, "new")
+    assert path.read_text(encoding="utf-8") == "new"
+    replace_tensors(tmp_path / "x.safetensors", {"a": torch.ones(2, 3).T}, {"layout": "1"})
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["note.txt", "x.safetensors"]
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 5, 3), nn.Conv2d(5, 2, 1)).to(memory_format=torch.channels_last)
+
+
+def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> None:
+    for step in steps:
+        x = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(step))
+        model(x).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+
+def test_a_restored_optimiser_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    unbroken, broken = network(), network()
+    optimizers = [torch.optim.AdamW(model.parameters(), lr=0.01) for model in (unbroken, broken)]
+    train(unbroken, optimizers[0], range(6))
+    train(broken, optimizers[1], range(3))
+    sets = {"model": dict(broken.state_dict()), "optimizer": optimizer_tensors(optimizers[1])}
+    found = load_checkpoint(save_checkpoint(tmp_path, 3, Checkpoint(sets, {}), keep=1))
+    resumed = network()
+    resumed.load_state_dict(found.tensors["model"])
+    optimizer = torch.optim.AdamW(resumed.parameters(), lr=0.01)
+    restore_optimizer(optimizer, found.tensors["optimizer"])
+    for parameter, state in optimizer.state.items():
+        assert state["exp_avg"].stride() == parameter.stride()
+    train(resumed, optimizer, range(3, 6))
+    for ours, theirs in zip(resumed.parameters(), unbroken.parameters(), strict=True):
+        assert torch.equal(ours, theirs)

@@ -1,0 +1,48 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.train.conftest import Values
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "train", *map(str, arguments)],
+        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("override", "word"),
+    [("optim.nmae=1", "optim.nmae"), ("optim.batch_size=few", "optim.batch_size"), ("seed", "section.key=value")],
+)
+def test_a_wrong_recipe_ends_with_2_and_one_line(values: Values, tmp_path: Path, override: str, word: str) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(values), encoding="utf-8")
+    done = run("sft", recipe, override)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert word in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_recipe_or_command_ends_with_2_and_one_line(tmp_path: Path) -> None:
+    for arguments in (("sft", tmp_path / "absent.yaml"), ("trian",), ("sft",)):
+        done = run(*arguments)
+        assert done.returncode == 2
+        assert len(done.stderr.splitlines()) == 1
+
+
+def test_packing_by_command_gives_the_same_crops_as_before(originals: Path, crops: Path, tmp_path: Path) -> None:
+    done = run("data", originals, "--out", tmp_path / "crops", "--crops-per-photo", "1", "--seed", "3")
+    assert done.returncode == 0, done.stderr
+    assert "2 crops" in done.stdout
+    assert (tmp_path / "crops" / "crops.npy").read_bytes() == (crops / "crops.npy").read_bytes()

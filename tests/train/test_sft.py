@@ -1,0 +1,145 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+import train.sft
+from sr_core.backbones.compact import load_head, residual_latent
+from sr_core.backbones.flow_head import FlowHead
+from sr_core.errors import ConfigError
+from tests.train.conftest import Values
+from train.config import SftRecipe
+from train.data import CachedCrops, head_batch, seeded_generator
+from train.sft import fit_scales, make_batch, train_sft
+
+ROOT = Path(__file__).parents[2]
+RecipeOf = Callable[..., SftRecipe]
+
+
+def log_of(output: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (output / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def same_run(ours: Path, theirs: Path) -> None:
+    """Assert that two runs have the same weights, averages, optimiser state and logged figures, bit for bit."""
+    sets = [f"checkpoints/step_00000020/{name}.safetensors" for name in ("model", "ema", "optimizer")]
+    for name in (*sets, "head.safetensors"):
+        left, right = load_file(ours / name), load_file(theirs / name)
+        assert left.keys() == right.keys()
+        assert all(torch.equal(left[key], right[key]) for key in left), name
+    assert log_of(ours) == log_of(theirs)
+
+
+@pytest.fixture
+def few_windows() -> Any:
+    """Fit the scales from fewer windows, in this process alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train.sft, "FIT_WINDOWS", 256)
+        yield
+
+
+@pytest.mark.usefixtures("few_windows")
+def test_twenty_steps_resumed_in_the_middle_equal_the_unbroken_run(recipe_of: RecipeOf, tmp_path: Path) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    train_sft(recipe_of(output=str(whole)))
+    early = recipe_of(output=str(broken), optim={"max_steps": 20})
+    original = train.sft.sft_step
+    calls = 0
+
+    def interrupted(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 13:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train.sft, "sft_step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train_sft(early)
+    assert log_of(broken)[-1]["step"] == 12
+    train_sft(early, resume=True)
+    same_run(broken, whole)
+
+
+def command(recipe: Path, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "train", "sft", str(recipe), *arguments]
+
+
+def test_a_killed_run_resumes_to_the_same_weights(values: Values, recipe_of: RecipeOf, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(values), encoding="utf-8")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    killed = tmp_path / "run"
+    with subprocess.Popen(command(recipe), cwd=ROOT, env=environment, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 300
+        marker = killed / "checkpoints" / "step_00000005" / "_SUCCESS"
+        while not marker.is_file():
+            assert process.poll() is None, "the run must not end before it is killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    steps_before = [line["step"] for line in log_of(killed)]
+    assert 5 <= len(steps_before) < 20
+    subprocess.run(command(recipe, "--resume"), cwd=ROOT, env=environment, check=True, stderr=subprocess.DEVNULL)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        train_sft(recipe_of(output=str(tmp_path / "whole")))
+    finally:
+        torch.set_num_threads(threads)
+    same_run(killed, tmp_path / "whole")
+
+
+@pytest.mark.usefixtures("few_windows")
+def test_a_run_leaves_weights_recipe_summary_and_learns(recipe_of: RecipeOf, tmp_path: Path) -> None:
+    optim = {"max_steps": 60, "learning_rate": 3e-3}
+    recipe = recipe_of(output=str(tmp_path / "run"), optim=optim, checkpoint_every=60)
+    final = train_sft(recipe)
+    head = load_head(final)
+    assert head.widths == (8, 8, 8)
+    assert json.loads((tmp_path / "run" / "recipe.json").read_text(encoding="utf-8"))["optim"]["max_steps"] == 60
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text(encoding="utf-8"))
+    assert summary["crops"] == 2
+    losses = [line["loss"] for line in log_of(tmp_path / "run")]
+    assert sum(losses[-20:]) < sum(losses[:20])
+
+
+def test_a_run_that_cannot_start_says_so_before_any_work(recipe_of: RecipeOf, tmp_path: Path) -> None:
+    recipe = recipe_of(output=str(tmp_path / "run"))
+    with pytest.raises(ConfigError, match="needs a finished checkpoint"):
+        train_sft(recipe, resume=True)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("few_windows")
+def test_fitted_scales_give_the_residual_unit_energy(cache: Path) -> None:
+    crops, head = CachedCrops(cache), FlowHead((8, 8, 8), (1, 1, 1))
+    fit_scales(head, crops, 16, 2.0, 0)
+    hq, lq, prior, trunk = crops.windows(64, 16, seeded_generator(5))
+    batch = head_batch(hq, lq, prior, trunk, head.gain(prior, lq))
+    planes = residual_latent(batch.hq, batch.photo, head).unflatten(1, (3, 16))
+    spread = planes.square().mean((0, 2, 3, 4)).sqrt()
+    torch.testing.assert_close(spread, torch.tensor([1.0, 0.5, 0.5]), atol=0.1, rtol=0.1)
+    assert float((trunk / head.trunk_std).square().mean()) == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.usefixtures("few_windows")
+def test_a_batch_depends_on_seed_and_index_alone(cache: Path, recipe_of: RecipeOf) -> None:
+    crops, head, recipe = CachedCrops(cache), FlowHead((8, 8, 8), (1, 1, 1)), recipe_of()
+    make_batch(head, crops, recipe, 3)
+    ours, theirs, other = (make_batch(head, crops, recipe, index) for index in (7, 7, 8))
+    assert torch.equal(ours.hq, theirs.hq)
+    assert torch.equal(ours.photo.trunk, theirs.photo.trunk)
+    assert not torch.equal(ours.hq, other.hq)
