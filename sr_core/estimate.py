@@ -55,7 +55,7 @@ def free_memory(root: Path = Path("/")) -> int:
     free = sys.maxsize
     info, group = root / "proc/meminfo", root / "sys/fs/cgroup"
     if info.is_file():
-        free = 1024 * _named_values(info).get("MemAvailable:", free // 1024)
+        free = 1024 * _named_values(info).get("MemAvailable", free // 1024)
     limit, used, details = (group / f"memory.{name}" for name in ("max", "current", "stat"))
     if limit.is_file() and used.is_file() and limit.read_text().strip().isdigit():
         # Files that were read once and can be dropped count as used.
@@ -102,7 +102,7 @@ def estimate(width: int, height: int, job: Job, *, memory: int | None = None) ->
     try:
         size = job.request((width, height)).size
     except SRError as error:
-        return Estimate(width=0, height=0, seconds=0, memory_bytes=0, num_tiles=0, problem=str(error))
+        return Estimate(width=0, height=0, seconds=0.0, memory_bytes=0, num_tiles=0, problem=str(error))
     assert size is not None
     tiles = plan_tiles(height, width)
     rows, columns = tiles[0].rows, tiles[0].columns
