@@ -1,0 +1,177 @@
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+import pytest
+import torch
+
+from sr_core import pipeline
+from sr_core.errors import ConfigError, InputError
+from sr_core.images import read_image, to_uint8, write_image
+from sr_core.pipeline import Job, Progress, restorer_for, upscale
+from sr_core.resampling import resize_clamped
+from sr_core.restorer import Restorer
+from sr_core.runs import Run
+from tests.sr_core.test_restorer import Fakes
+
+TINY: dict[str, Any] = {"num_candidates": 2, "num_steps": 1, "dtype": "float32"}
+
+
+@pytest.fixture(scope="module")
+def photo(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("photo") / "bird.png"
+    write_image(path, read_image(photos / "eval" / "472_bluebird.png").pixels[..., 200:232, 180:220], format="png")
+    return path
+
+
+def finished(*arguments: Any, **settings: Any) -> Run:
+    *_, last = upscale(*arguments, **settings)
+    return last.run
+
+
+def test_a_run_streams_is_ranked_and_lies_whole_on_disk(photo: Path, tmp_path: Path) -> None:
+    seen: list[Progress] = []
+    for progress in upscale(photo, tmp_path / "run", Job(**TINY, seed=5)):
+        seen.append(progress)
+        stored = Run.open(tmp_path / "run")
+        if progress.stage != "scoring":
+            assert stored == progress.run
+    assert [(p.stage, len(p.run.candidates)) for p in seen] == [
+        ("drawing", 1), ("drawing", 2), ("scoring", 2), ("done", 2),
+    ]  # fmt: skip
+    run = seen[-1].run
+    assert run.values["status"] == "done"
+    assert [record.seed for record in run.candidates] == [5, 6]
+    assert sorted(record.rank or 0 for record in run.candidates) in ([1, 2], [1, 1])
+    assert sorted(p.name for p in run.folder.iterdir()) == [
+        "bird_seed5.png", "bird_seed6.png", "input.png", "run.json",
+    ]  # fmt: skip
+
+
+def test_a_file_shows_the_candidates_own_pixels(photo: Path, tmp_path: Path) -> None:
+    job = Job(**TINY)
+    run = finished(photo, tmp_path / "run", job)
+    lq = read_image(photo).pixels
+    drawn = restorer_for("compact", "sft", "float32").restore(lq, job.request((40, 32)))
+    for record, candidate in zip(run.candidates, drawn, strict=True):
+        assert candidate.pixels is not None
+        with PIL.Image.open(run.path(record)) as image:
+            assert torch.equal(
+                torch.from_numpy(to_uint8(candidate.pixels)),
+                torch.tensor(image.get_flattened_data()).reshape(128, 160, 3).to(torch.uint8),
+            )
+
+
+def test_run_json_says_what_was_done(photo: Path, tmp_path: Path) -> None:
+    run = finished(photo, tmp_path / "run", Job(**TINY))
+    content = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
+    assert content["input"] == {
+        "file": "input.png",
+        "name": "bird.png",
+        "width": 40,
+        "height": 32,
+        "sha256": hashlib.sha256(photo.read_bytes()).hexdigest(),
+    }
+    assert (run.folder / "input.png").read_bytes() == photo.read_bytes()
+    expected = {"backbone": "compact", "adapter": "sft", "dtype": "float32", "steps": 1, "metric_set": "offline"}
+    assert {key: content[key] for key in expected} == expected
+    assert content["reference"] is False
+    assert content["size"] == [160, 128]
+    assert content["metrics"]
+    for candidate in content["candidates"]:
+        assert {"seed", "rank", "reward", "scores", "file"} <= candidate.keys()
+        assert candidate["scores"].keys() == {metric["key"] for metric in content["metrics"]}
+
+
+def test_a_reference_makes_the_reward_a_full_hybrid(photo: Path, tmp_path: Path) -> None:
+    reference = tmp_path / "reference.png"
+    write_image(reference, resize_clamped(read_image(photo).pixels, 128, 160), format="png")
+    run = finished(photo, tmp_path / "run", Job(**TINY), reference=reference)
+    assert run.values["reference"] is True
+    assert {metric["half"] for metric in run.values["metrics"]} == {"reference", "no_reference"}
+    assert (run.folder / "reference.png").read_bytes() == reference.read_bytes()
+    with pytest.raises(InputError, match="must measure 160 x 128 px like the output, got 40 x 32"):
+        next(upscale(photo, tmp_path / "other", Job(**TINY), reference=photo))
+    assert not (tmp_path / "other").exists()
+
+
+def test_an_existing_run_is_never_written_over(photo: Path, tmp_path: Path) -> None:
+    finished(photo, tmp_path / "run", Job(**{**TINY, "num_candidates": 1}))
+    before = {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()}
+    with pytest.raises(InputError, match="already holds a run"):
+        next(upscale(photo, tmp_path / "run", Job(**TINY)))
+    assert {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()} == before
+
+
+@pytest.mark.parametrize("finish", [0, 1])
+def test_a_stopped_run_keeps_and_scores_what_is_finished(photo: Path, tmp_path: Path, finish: int) -> None:
+    drawn: list[Progress] = []
+    stream = upscale(photo, tmp_path / "run", Job(**{**TINY, "num_candidates": 3}), stop=lambda: len(drawn) >= finish)
+    drawn.extend(p for p in stream if not drawn.append(p))  # type: ignore[func-returns-value]
+    run = Run.open(tmp_path / "run")
+    assert drawn[-1].stage == run.values["status"] == "stopped"
+    assert len(run.candidates) == finish
+    assert all(record.scores and record.rank is None for record in run.candidates)
+
+
+def test_failed_candidates_are_recorded_and_never_ranked(
+    photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    restorer = Restorer(Fakes(lambda dtype, k: "nan" if k == 1 else None), torch.float32)  # noqa: ARG005
+    monkeypatch.setattr(pipeline, "restorer_for", lambda *_: restorer)
+    run = finished(photo, tmp_path / "run", Job(**{**TINY, "num_candidates": 3}))
+    failed = run.candidates[1]
+    assert (failed.file, failed.rank, failed.reward, dict(failed.scores)) == (None, None, None, {})
+    assert failed.problem is not None
+    assert [r.rank for r in run.candidates if r.file] == [1, 1]
+    assert Run.open(run.folder) == run
+
+
+def test_every_format_holds_a_candidate_of_the_asked_size(photo: Path, tmp_path: Path) -> None:
+    for name, suffix in (("png", ".png"), ("webp", ".webp"), ("jpeg", ".jpg"), ("tiff", ".tif")):
+        job = Job(**{**TINY, "num_candidates": 1}, format=name, size=(100, 80))
+        run = finished(photo, tmp_path / name, job)
+        path = run.path(run.candidates[0])
+        assert path.name == f"bird_seed0{suffix}"
+        assert (read_image(path).width, read_image(path).height) == (100, 80)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"num_candidates": 17}, ConfigError, "1 to 16"),
+        ({"num_steps": 0}, ConfigError, "1 to 100"),
+        ({"scale": 9.0}, InputError, "between 1 and 8"),
+        ({"scale": float("nan")}, InputError, "between 1 and 8"),
+        ({"metric_set": "ofline"}, ConfigError, "offline"),
+        ({"fidelity_weight": 1.5}, ConfigError, "fidelity weight"),
+        ({"fidelity_weight": float("nan")}, ConfigError, "fidelity weight"),
+        ({"format": "gif"}, ConfigError, "png"),
+        ({"format": "jpeg", "bit_depth": 16}, ConfigError, "16"),
+        ({"color": "none"}, ConfigError, "off"),
+        ({"sampler": "rk4"}, ConfigError, "euler"),
+    ],
+)
+def test_an_impossible_job_is_refused_when_it_is_written(
+    settings: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        Job(**settings)
+
+
+@pytest.mark.parametrize("size", [(1920, 1080), (33, 40), (16_000, 9_000)])
+def test_an_exact_size_is_held_against_the_photo_and_nothing_else(size: tuple[int, int]) -> None:
+    job = Job(size=size)
+    assert job.request((size[0] // 2 + 1, size[1] // 2 + 1)).size == size
+    with pytest.raises(InputError, match="must lie between"):
+        job.request((size[0] + 1, size[1]))
+
+
+@pytest.mark.parametrize("backbone", ["compat", "adapter"])
+def test_an_unknown_model_is_refused_before_the_folder_is_made(photo: Path, tmp_path: Path, backbone: str) -> None:
+    job = Job(**TINY, adapter="sftt") if backbone == "adapter" else Job(**TINY, backbone=backbone)
+    with pytest.raises(ConfigError, match="did you mean"):
+        next(upscale(photo, tmp_path / "run", job))
+    assert not (tmp_path / "run").exists()
