@@ -33,6 +33,11 @@ _ENDS = """
 <p class="sr-ends"><span><strong>Faithful</strong> true to your photo</span>
 <span><strong>Vivid</strong> pleasing by itself</span></p>
 """
+_REFERENCE = """
+<p class="sr-field"><strong>Reference</strong> If you have the true photo at the output's size,
+the reward compares with it.</p>
+"""
+_COLORS = [({"adain": "AdaIN"}.get(name, name.capitalize()), name) for name in COLOR_TRANSFERS]
 _METRIC_SETS = [("Offline: needs no download", "offline"), ("Standard: pyiqa weights", "standard"),
                 ("Paper: DP2O-SR's nine", "paper")]  # fmt: skip
 _FORMATS = {"png": "PNG", "webp": "WebP lossless", "jpeg": "JPEG", "tiff": "TIFF"}
@@ -88,7 +93,7 @@ def _input_side() -> dict[str, Any]:
     with gr.Accordion("More settings", open=False):
         _advanced(fields, w, default)
     w["fields"] = [fields[name] for name in default.saved()]
-    w["sizing"], w["width"], w["height"], w["scale"] = (fields[n] for n in ("sizing", "width", "height", "scale"))
+    w["sizing"], w["scale"] = fields["sizing"], fields["scale"]
     w["backbone"], w["adapter"] = fields["backbone"], fields["adapter"]
     return w
 
@@ -96,26 +101,25 @@ def _input_side() -> dict[str, Any]:
 def _advanced(fields: dict[str, Any], w: dict[str, Any], default: Settings) -> None:
     """Lay out what few visitors need."""
     fields["sizing"] = gr.Radio([FACTOR, EXACT], value=FACTOR, label="Output size")
-    with gr.Row():
-        fields["width"] = gr.Number(None, label="Width, px", precision=0, minimum=1, visible=False, min_width=100)
-        fields["height"] = gr.Number(None, label="Height, px", precision=0, minimum=1, visible=False, min_width=100)
+    with gr.Row(visible=False) as w["exact"]:
+        fields["width"] = gr.Number(None, label="Width, px", precision=0, min_width=100)
+        fields["height"] = gr.Number(None, label="Height, px", precision=0, min_width=100)
     with gr.Row():
         fields["seed"] = gr.Number(
-            default.seed,
-            label="Base seed",
-            info="Candidate k has seed + k.",
-            precision=0,
-            minimum=0,
-            min_width=100,
+            default.seed, label="Base seed", info="Counts up from here.", precision=0, min_width=100
         )
-        fields["dpi"] = gr.Number(None, label="Print, dpi", info="Empty: the photo's.", minimum=1, min_width=100)
+        fields["dpi"] = gr.Number(None, label="Print, dpi", info="0: as in the photo.", min_width=100)
     fields["num_steps"] = gr.Slider(1, 20, default.num_steps, step=1, label="Steps")
     fields["metric_set"] = gr.Dropdown(_METRIC_SETS, value=default.metric_set, label="Metric set", filterable=False)
+    gr.HTML(_REFERENCE)
     w["reference"] = gr.File(
-        label="Reference: the true photo at the output's size, if you have it", file_types=_PHOTO_TYPES, height=96,
-        elem_id="sr-reference",
-    )  # fmt: skip
-    fields["color"] = gr.Radio(list(COLOR_TRANSFERS), value=default.color, label="Colour transfer from the photo")
+        label="Reference", show_label=False, file_types=_PHOTO_TYPES, height=84, elem_id="sr-reference"
+    )
+    fields["color"] = gr.Radio(
+        _COLORS,
+        value=default.color,
+        label="Colours taken from the photo",
+    )
     with gr.Row():
         fields["backbone"] = gr.Dropdown(
             list(BACKBONES), value=default.backbone, label="Backbone", filterable=False, min_width=100
@@ -127,7 +131,9 @@ def _advanced(fields: dict[str, Any], w: dict[str, Any], default: Settings) -> N
             filterable=False,
             min_width=100,
         )
-    fields["sampler"] = gr.Radio(list(SAMPLERS), value=default.sampler, label="Sampler")
+    fields["sampler"] = gr.Radio(
+        [(name.capitalize(), name) for name in SAMPLERS], value=default.sampler, label="Sampler"
+    )
     fields["bit_depth"] = gr.Radio([8, 16], value=default.bit_depth, label="Bits per channel (16: PNG and TIFF)")
     fields["keep_gps"] = gr.Checkbox(default.keep_gps, label="Keep the place where the photo was taken (GPS)")
     w["save_preset"] = gr.Button("Save as mine", size="sm")
@@ -176,8 +182,8 @@ def _wire(events: PageEvents, saved: gr.BrowserState, i: dict[str, Any], r: dict
     i["preset"].input(events.apply_preset, [i["preset"], saved, *fields], fields, **light)
     i["save_preset"].click(events.save_preset, fields, [saved, i["preset"]], **light)
     i["sizing"].change(
-        lambda sizing: [gr.update(visible=sizing == EXACT)] * 2 + [gr.update(interactive=sizing != EXACT)],
-        i["sizing"], [i["width"], i["height"], i["scale"]], **light,
+        lambda sizing: [gr.update(visible=sizing == EXACT), gr.update(interactive=sizing != EXACT)],
+        i["sizing"], [i["exact"], i["scale"]], **light,
     )  # fmt: skip
     i["backbone"].change(events.adapters, i["backbone"], i["adapter"], **light)
     started = i["run"].click(

@@ -92,7 +92,7 @@ def _whole(value: Number, what: str) -> int:
 
 
 def _side(value: Number, what: str) -> int:
-    if value is None:
+    if not value:  # an empty field of an opened panel comes as 0
         raise ConfigError(f"an exact size needs a {what} in pixels; type one or go back to a factor")
     side = _whole(value, f"the {what}")
     if not 1 <= side <= MAX_OUTPUT_SIDE:

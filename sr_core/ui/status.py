@@ -6,7 +6,7 @@ from html import escape
 from sr_core.ui.plans import duration
 from sr_core.ui.visits import Shown
 
-WELCOME = '<div class="sr-status" role="status"><p class="sr-muted">Nothing restored yet.</p></div>'
+WELCOME = '<div class="sr-status sr-hidden" role="status"><p>Nothing restored yet.</p></div>'
 
 
 def render_status(

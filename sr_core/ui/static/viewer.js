@@ -35,7 +35,8 @@ function layout(keepCentre) {
   const centreX = (scroll.scrollLeft + scroll.clientWidth / 2) / Math.max(1, canvas.offsetWidth);
   const centreY = (scroll.scrollTop + scroll.clientHeight / 2) / Math.max(1, canvas.offsetHeight);
   const full = document.fullscreenElement !== null;
-  const tall = Math.min(window.innerHeight * 0.66, Math.max(300, shown.height / density()));
+  const whole = shown.height * Math.min(1 / density(), stage.clientWidth / shown.width);
+  const tall = Math.min(window.innerHeight * 0.66, Math.max(260, whole));
   stage.style.height = full ? "" : Math.round(tall) + "px";
   scale = zoom === "fit" ? fitScale() : Number(zoom) / density();
   canvas.style.width = shown.width * scale + "px";
