@@ -74,7 +74,7 @@ def _upscale_one(photo: Path, folder: Path, job: "Job", reference: Path | None) 
 
     from sr_core.pipeline import upscale as run_job
 
-    with tqdm(total=1, desc=photo.name, unit="pass", leave=False) as bar:
+    with tqdm(total=1, desc=photo.name, unit="pass", leave=False, disable=None) as bar:
 
         def on_step(done: int, total: int) -> None:
             bar.total = total
