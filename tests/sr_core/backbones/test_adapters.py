@@ -78,7 +78,7 @@ def test_an_incomplete_folder_is_refused_without_a_network(head: FlowHead, tmp_p
 
 def test_a_folder_for_another_network_is_refused(head: FlowHead, tmp_path: Path) -> None:
     stored(tmp_path, FlowHead((8, 8, 24), (2, 1, 1)))
-    with pytest.raises(WeightsError, match="another network|of this network"):
+    with pytest.raises(WeightsError, match=r"another network|of this network"):
         merge_adapter(head, tmp_path)
 
 
