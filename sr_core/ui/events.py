@@ -74,7 +74,7 @@ class PageEvents:
             gr.update(value="Running\u2026", interactive=False),
             gr.update(value="Stop", interactive=True),
         )
-        return (*buttons, *waiting(visit, job.num_candidates))
+        return (*buttons, *waiting(visit, job.num_candidates, "Waiting for its turn\u2026"))
 
     def run(
         self,
@@ -89,6 +89,7 @@ class PageEvents:
         settings, paths, problems = Settings(*values), _paths(photos), list[str]()
         with in_words(), visit.working():
             job = settings.job(fidelity_weight=visit.fidelity_weight)
+            yield waiting(visit, job.num_candidates, "Drawing the first candidates\u2026")
             for number, photo in enumerate(paths, start=1):
                 if visit.stop.is_set():
                     break

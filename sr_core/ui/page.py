@@ -33,6 +33,9 @@ _ENDS = """
 <p class="sr-ends"><span><strong>Faithful</strong> true to your photo</span>
 <span><strong>Vivid</strong> pleasing by itself</span></p>
 """
+_SHOW_RESULTS = """() => {
+  if (window.innerWidth <= 860) document.querySelector("#sr-main").scrollIntoView({behavior: "smooth"});
+}"""
 _REFERENCE = """
 <p class="sr-field"><strong>Reference</strong> If you have the true photo at the output's size,
 the reward compares with it.</p>
@@ -172,6 +175,8 @@ def _result_side() -> dict[str, Any]:
 def _wire(events: PageEvents, saved: gr.BrowserState, i: dict[str, Any], r: dict[str, Any]) -> None:
     """Connect widgets and events."""
     light: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+    # Gradio delivers messages of its own only through the queue.
+    telling: dict[str, Any] = {**light, "queue": True, "concurrency_limit": None}
     fields = i["fields"]
     changes = [i["photos"].change, *(field.change for field in fields)]
     gr.on(
@@ -179,13 +184,14 @@ def _wire(events: PageEvents, saved: gr.BrowserState, i: dict[str, Any], r: dict
         trigger_mode="always_last", **light,
     )  # fmt: skip
     i["examples"].click(events.example, None, i["photos"], **light)
-    i["preset"].input(events.apply_preset, [i["preset"], saved, *fields], fields, **light)
-    i["save_preset"].click(events.save_preset, fields, [saved, i["preset"]], **light)
+    i["preset"].input(events.apply_preset, [i["preset"], saved, *fields], fields, **telling)
+    i["save_preset"].click(events.save_preset, fields, [saved, i["preset"]], **telling)
     i["sizing"].change(
         lambda sizing: [gr.update(visible=sizing == EXACT), gr.update(interactive=sizing != EXACT)],
         i["sizing"], [i["exact"], i["scale"]], **light,
     )  # fmt: skip
     i["backbone"].change(events.adapters, i["backbone"], i["adapter"], **light)
+    i["run"].click(None, None, None, js=_SHOW_RESULTS, api_visibility="private")
     started = i["run"].click(
         events.begin, [i["photos"], r["taste"], *fields], [i["run"], i["stop"], *r["panel"]], **light
     )

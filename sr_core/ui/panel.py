@@ -51,10 +51,9 @@ def show(visit: Visit, *, problems: Sequence[str] = (), words: str = "", num_exp
     )
 
 
-def waiting(visit: Visit, num_expected: int) -> Panel:
+def waiting(visit: Visit, num_expected: int, words: str) -> Panel:
     """Return the result side between the press on the button and the first candidate."""
     grid = render_grid(None, picked=None, num_expected=num_expected)
-    words = "Waiting for a free place, then loading the model\u2026"
     return Panel(render_status(None, words=words), _switcher(visit), _hidden(), grid, None, _hidden(), "")
 
 
