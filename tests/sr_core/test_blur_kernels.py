@@ -112,12 +112,8 @@ def test_blur_gives_each_image_its_own_kernel_as_scipy_does():
     blurred = blur(image, kernels)
     for index in range(2):
         for channel in range(3):
-            expected = scipy.ndimage.convolve(
-                image[index, channel].numpy(), kernels[index].numpy(), mode="mirror"
-            )
-            torch.testing.assert_close(
-                blurred[index, channel], torch.from_numpy(expected), rtol=1e-4, atol=1e-5
-            )
+            expected = scipy.ndimage.convolve(image[index, channel].numpy(), kernels[index].numpy(), mode="mirror")
+            torch.testing.assert_close(blurred[index, channel], torch.from_numpy(expected), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 5), (3, 40)])

@@ -70,9 +70,7 @@ def test_the_same_seed_gives_the_same_pixels_and_no_global_generator_moves(name)
 @pytest.mark.parametrize("name", [name for name in PRESETS if name != "bicubic"])
 def test_another_seed_gives_other_pixels(name):
     hq = texture()
-    assert not torch.equal(
-        degrade(hq, name, generator=generator(1)), degrade(hq, name, generator=generator(2))
-    )
+    assert not torch.equal(degrade(hq, name, generator=generator(1)), degrade(hq, name, generator=generator(2)))
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -117,8 +115,7 @@ def test_a_stage_with_every_strength_at_zero_only_reduces():
     hq = texture(2)
     preset = DegradationPreset(source="none.", first=GENTLE)
     reductions = [
-        torch.nn.functional.interpolate(hq, size=(16, 16), mode=mode)
-        for mode in ("area", "bilinear", "bicubic")
+        torch.nn.functional.interpolate(hq, size=(16, 16), mode=mode) for mode in ("area", "bilinear", "bicubic")
     ]
     seen = set()
     for seed in range(20):
@@ -174,9 +171,7 @@ def test_jpeg_is_pillows_own_at_qualities_within_the_range_that_differ_within_a_
     preset = replace(PRESETS["bicubic"], clean_jpeg_range=(40.0, 60.0))
     lq = degrade(hq, preset, generator=generator())
     possible = {quality: pillow_jpeg(resize(hq[:1], 32, 32)[0], quality) for quality in range(40, 61)}
-    drawn = [
-        {quality for quality in possible if torch.equal(as_8_bit(image), possible[quality])} for image in lq
-    ]
+    drawn = [{quality for quality in possible if torch.equal(as_8_bit(image), possible[quality])} for image in lq]
     assert all(drawn)
     assert len({min(qualities) for qualities in drawn}) > 1
 
@@ -188,8 +183,7 @@ def test_the_final_jpeg_comes_before_and_after_the_reduction_about_equally_often
     for seed in range(40):
         lq = degrade(hq, preset, generator=generator(seed))
         reductions = [
-            torch.nn.functional.interpolate(hq, size=(32, 32), mode=mode)[0]
-            for mode in ("area", "bilinear", "bicubic")
+            torch.nn.functional.interpolate(hq, size=(32, 32), mode=mode)[0] for mode in ("area", "bilinear", "bicubic")
         ]
         distances = [
             (as_8_bit(lq[0]).float() - pillow_jpeg(reduction, 20).float()).abs().mean(dim=(0, 1, 2)).item()
