@@ -37,6 +37,11 @@ def test_the_last_positive_power_level_is_its_share_of_a_step(num_steps: int, la
     assert float(power_sigmas(num_steps, last=last)[-2]) == pytest.approx(last / num_steps, rel=1e-3)
 
 
+def test_power_levels_are_their_formula() -> None:
+    expected = [(1 + i / 3 * (0.1 ** (1 / 1.5) - 1)) ** 1.5 for i in range(4)]
+    torch.testing.assert_close(power_sigmas(4), torch.tensor([*expected, 0.0]))
+
+
 def test_power_one_with_a_whole_last_step_is_linear() -> None:
     torch.testing.assert_close(power_sigmas(6, power=1.0, last=1.0), linear_sigmas(6))
 
