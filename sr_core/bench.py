@@ -18,7 +18,8 @@ import torch
 from sr_core.assets import ASSETS
 from sr_core.backbones.prior import load_prior, ncnn_pair
 from sr_core.images import read_image, write_image
-from sr_core.pipeline import Job, scorer_for, upscale
+from sr_core.job import Job
+from sr_core.pipeline import scorer_for, upscale
 from sr_core.resampling import resize_clamped
 from sr_core.tensors import Image
 

@@ -12,7 +12,7 @@ from sr_core.errors import ConfigError, InputError, SRError
 from sr_core.version import VERSION
 
 if TYPE_CHECKING:
-    from sr_core.pipeline import Job
+    from sr_core.job import Job
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -119,7 +119,7 @@ def upscale(
     dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
 ) -> None:
     """Restore photographs: several candidates each, scored and ranked, with a run.json beside them."""
-    from sr_core.pipeline import Job
+    from sr_core.job import Job
 
     job = Job(
         num_candidates=num_candidates,
@@ -182,6 +182,10 @@ def score(
         reward = "" if image["reward"] is None else f"  reward {image['reward']:.3f}"
         scores = "  ".join(f"{name} {value:.4g}" for name, value in image["scores"].items())
         typer.echo(f"{image['file']}{reward}  {scores}")
+    for entry in result["left_out"]:
+        typer.echo(f"left out: {entry['name']}: {entry['reason']}", err=True)
+    for notice in result["notices"]:
+        typer.echo(f"note: {notice}", err=True)
 
 
 @app.command()

@@ -161,9 +161,7 @@ _STABLESR = replace(
     source="StableSR, arXiv 2305.07015, released configuration. Its 1 % without degradation take the HQ "
     "itself as LQ; at a quarter of the side that is the plain bicubic reduction, drawn here per image.",
     first=replace(_SEESR_FIRST, blur_sigma_range=(0.2, 1.5), betag_range=(0.5, 2.0), betap_range=(1.0, 1.5)),
-    second=replace(
-        _SEESR_SECOND, blur_sigma_range=(0.2, 1.0), betag_range=(0.5, 2.0), betap_range=(1.0, 1.5)
-    ),
+    second=replace(_SEESR_SECOND, blur_sigma_range=(0.2, 1.0), betag_range=(0.5, 2.0), betap_range=(1.0, 1.5)),
     clean_prob=0.01,
 )
 

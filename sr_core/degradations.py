@@ -154,9 +154,7 @@ def _synthesised(image: Image, preset: DegradationPreset, generator: torch.Gener
     return _finished(image, preset, (height, width), generator)
 
 
-def _finished(
-    image: Image, preset: DegradationPreset, size: tuple[int, int], generator: torch.Generator
-) -> Resized:
+def _finished(image: Image, preset: DegradationPreset, size: tuple[int, int], generator: torch.Generator) -> Resized:
     """Reduce to the LQ size with the final sinc filter, and compress before or after it."""
     if preset.final_jpeg_range is None:
         return _reduced(image, preset, size, generator)
@@ -166,9 +164,7 @@ def _finished(
     return _reduced(_jpeg(image, quality), preset, size, generator)
 
 
-def _reduced(
-    image: Image, preset: DegradationPreset, size: tuple[int, int], generator: torch.Generator
-) -> Resized:
+def _reduced(image: Image, preset: DegradationPreset, size: tuple[int, int], generator: torch.Generator) -> Resized:
     image = _interpolated(image, size, _draw_one_of(_MODES, generator))
     filtered = torch.rand(len(image), generator=generator) < preset.final_sinc_prob
     if not filtered.any():
@@ -194,9 +190,7 @@ def _blurred(image: Image, stage: StageParameters, generator: torch.Generator) -
     return blur(image, torch.stack([draw_kernel(stage, generator) for _ in image]))
 
 
-def _resized(
-    image: Image, stage: StageParameters, base: tuple[int, int], generator: torch.Generator
-) -> Resized:
+def _resized(image: Image, stage: StageParameters, base: tuple[int, int], generator: torch.Generator) -> Resized:
     """Resize to a drawn factor of the base size (height, width)."""
     direction = _choose(stage.resize_prob, generator)
     low, high = stage.resize_range

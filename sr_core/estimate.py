@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sr_core.errors import SRError
+from sr_core.job import Job
 from sr_core.limits import MIN_SIDE
-from sr_core.pipeline import Job
 from sr_core.tiling import plan_tiles
 
 PRIOR_S_PER_PIXEL = 5.5e-5

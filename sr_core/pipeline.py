@@ -14,76 +14,18 @@ import numpy as np
 import torch
 
 from sr_core.alpha import Alpha, enlarge_alpha
-from sr_core.backbones import SFT, load_backbone
-from sr_core.errors import ConfigError, InputError
+from sr_core.backbones import load_backbone
+from sr_core.errors import InputError
+from sr_core.estimate import estimate
 from sr_core.images import FORMATS, Photo, Pixels8, read_image, read_output, to_uint8, write_image
-from sr_core.limits import check_output_size
+from sr_core.job import Job
 from sr_core.noise import GENERATOR
 from sr_core.precision import resolve_dtype
-from sr_core.resampling import output_size
 from sr_core.restorer import Candidate, Restorer, RestoreRequest, Stop
 from sr_core.rewards import GroupScorer
-from sr_core.rewards.registry import metric_set
 from sr_core.runs import CandidateRecord, Run, with_scores
 from sr_core.tensors import Image
 from sr_core.version import VERSION
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """Every setting of the main job; page, API and command line share it and its defaults."""
-
-    num_candidates: int = 8
-    seed: int = 0
-    num_steps: int = 4
-    sampler: str = "euler"
-    scale: float = 4.0
-    """Output factor, 1 to 8; `size` wins over it."""
-    size: tuple[int, int] | None = None
-    """Exact output (width, height) in px."""
-    color: str = "off"
-    metric_set: str = "offline"
-    fidelity_weight: float = 0.5
-    """0 is vivid (no-reference half alone), 1 faithful."""
-    backbone: str = "compact"
-    adapter: str = SFT
-    dtype: str = "auto"
-    format: str = "png"
-    bit_depth: int = 8
-    dpi: float | None = None
-    """Print resolution; None keeps the photo's."""
-    keep_gps: bool = False
-
-    def __post_init__(self) -> None:
-        metric_set(self.metric_set)
-        if not 0 <= self.fidelity_weight <= 1:
-            raise ConfigError(f"the fidelity weight must lie in [0, 1], got {self.fidelity_weight}")
-        if self.format not in FORMATS:
-            raise ConfigError(f"the format must be one of {', '.join(FORMATS)}, got {self.format!r}")
-        if self.bit_depth not in FORMATS[self.format].bit_depths:
-            raise ConfigError(f"{self.format} cannot hold {self.bit_depth} bits a channel; choose png or tiff for 16")
-        if self.size is None:
-            output_size(64, 64, scale=self.scale)
-        self._draw(None)
-
-    def request(self, photo_size: tuple[int, int]) -> RestoreRequest:
-        """Return what to draw for a photo of (width, height).
-
-        Raises InputError, naming the nearest that fits, if the output is impossible.
-        """
-        size = output_size(*photo_size, size=self.size) if self.size else output_size(*photo_size, scale=self.scale)
-        check_output_size(*size, source=photo_size)
-        return self._draw(size)
-
-    def _draw(self, size: tuple[int, int] | None) -> RestoreRequest:
-        return RestoreRequest(
-            num_candidates=self.num_candidates,
-            seed=self.seed,
-            num_steps=self.num_steps,
-            sampler=self.sampler,
-            color=self.color,
-            size=size,
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,6 +176,9 @@ def upscale(
     """
     photo = read_image(photo_path)
     request = job.request((photo.width, photo.height))
+    plan = estimate(photo.width, photo.height, job)
+    if plan.problem is not None:
+        raise InputError(f"{photo_path.name}: {plan.problem}")
     size = request.size or (photo.width, photo.height)
     target = None if reference is None else _reference_image(reference, size)
     restorer = restorer_for(job.backbone, job.adapter, job.dtype)
@@ -261,5 +206,6 @@ def upscale(
             shown.clear()
     run = replace(run, values={**run.values, "status": "stopped" if stopped else "done"})
     run.save()
-    ending = f"stopped with {len(run.candidates)} of {job.num_candidates}" if stopped else "ranked"
+    ranked = "ranked" if any(record.rank is not None for record in run.candidates) else "done, not ranked"
+    ending = f"stopped with {len(run.candidates)} of {job.num_candidates}" if stopped else ranked
     yield Progress(run=run, stage="stopped" if stopped else "done", message=ending)

@@ -47,7 +47,7 @@ class RestoreRequest:
     seed: int = 0
     num_steps: int = 4
     sampler: str = "euler"
-    schedule: str = "power"
+    schedule: str = "geometric"
     color: str = "off"
     size: tuple[int, int] | None = None
     """Output (width, height) in px; None is the backbone's own scale."""
@@ -177,7 +177,7 @@ def image_fault(image: Enlarged, lq: Image) -> str | None:
     low, high = image.aminmax()
     if not (math.isfinite(low) and math.isfinite(high)):
         return "the result holds values that are not finite"
-    if float(high - low) < FLAT <= float(lq.max() - lq.min()):
+    if float(high.clamp(0, 1) - low.clamp(0, 1)) < FLAT <= float(lq.max() - lq.min()):
         return "the result is one flat colour although the photo is not"
     return None
 

@@ -34,4 +34,17 @@ def power_sigmas(num_steps: int, *, power: float = 1.5, last: float = 0.4) -> Fl
     return torch.cat([levels, torch.zeros(1)])
 
 
-SCHEDULES = {"linear": linear_sigmas, "power": power_sigmas}
+def geometric_sigmas(num_steps: int, *, last: float = 0.05) -> Float[Tensor, " n"]:
+    """Return `num_steps` + 1 levels in constant ratio from 1 to `last`, then 0.
+
+    The default of Euler sampling. Four Euler steps keep about half of a Gaussian's spread: on training crops that gave
+    the best LPIPS and SSIMULACRA 2 among schedules that lower the log-spectral distance by a fifth, while the whole
+    spread of a briefly trained posterior, which Heun on `power_sigmas` keeps, reads as noise.
+    """
+    _check_steps(num_steps)
+    if num_steps == 1:
+        return torch.tensor([1.0, 0.0])
+    return torch.cat([last ** torch.linspace(0, 1, num_steps), torch.zeros(1)])
+
+
+SCHEDULES = {"linear": linear_sigmas, "power": power_sigmas, "geometric": geometric_sigmas}

@@ -43,7 +43,7 @@ def score_files(
     fidelity_weight: float = 0.5,
     read: ReadPixels = upload_pixels,
 ) -> dict[str, Any]:
-    """Return {metric_set, reference, metrics, left_out, images: [{file, scores, reward, rank}]}.
+    """Return {metric_set, reference, metrics, left_out, notices, images: [{file, scores, reward, rank}]}.
 
     The images are candidates of one photo and must have one size, the reference's if there is one. `lq` is the photo
     that they were made from; without it and without a reference only the no-reference half counts. One image has
@@ -75,5 +75,6 @@ def score_files(
         "reference": scores.with_reference,
         "metrics": scores.metrics,
         "left_out": scores.left_out,
+        "notices": [] if reward is None else list(reward.notices),
         "images": rows,
     }

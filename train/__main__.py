@@ -68,7 +68,7 @@ def evaluate(
     seeds: Annotated[int, typer.Option(min=2)] = 8,
     steps: Annotated[int, typer.Option(min=1)] = 4,
     sampler: Annotated[str, typer.Option(help="euler or heun.")] = "euler",
-    schedule: Annotated[str, typer.Option(help="power or linear.")] = "power",
+    schedule: Annotated[str, typer.Option(help="geometric, power or linear.")] = "geometric",
     limit: Annotated[int, typer.Option(help="Use only this many photographs; 0 means all.")] = 0,
     out: Annotated[Path | None, typer.Option(help="JSON file; heldout.json in the run by default.")] = None,
 ) -> None:

@@ -5,8 +5,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from sr_core.errors import InputError
 from train.checkpoints import finished, replace_text
 
@@ -21,7 +19,7 @@ tags: [image-super-resolution, rectified-flow]
 A U-Net of {parameters:.1f} M parameters: a rectified flow on the residual that the frozen prior leaves (Real-ESRGAN
 x4plus, BSD-3-Clause), at the resolution of the input. It is the part that makes seeds differ. Use:
 `sr upscale PHOTO --out DIR`.
-Made by `python -m train sft train/recipes/compact_sft.yaml` in this repository, from scratch. Not run on CUDA.
+Made by `python -m train sft train/recipes/compact_sft.yaml` in this repository, from scratch, on: {device}.
 """
 
 GATES = {
@@ -32,7 +30,8 @@ GATES = {
     "ssimulacra2_better_than_control": "SSIMULACRA 2 better than the noise control",
     "vsi_better_than_control": "VSI better than the noise control",
     "st_lpips_not_worse_than_prior": "ST-LPIPS, which neither trains nor picks, not worse than the prior",
-    "best_of_n_against_random_st_lpips": "best of 8 by the no-reference reward against the mean seed, by ST-LPIPS",
+    "control_at_the_heads_psnr": "the control has the head's PSNR, or is the prior where the head beats it",
+    "best_of_n_against_mean_seed_st_lpips": "best of 8 by the no-reference reward against the mean seed, by ST-LPIPS",
 }
 
 
@@ -76,10 +75,10 @@ def model_card(run: Path, heldout: Path, parameters: int, hardware: str, notes: 
     state = json.loads((finished(run / "checkpoints")[-1] / "state.json").read_text(encoding="utf-8"))
     summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
     evaluation = json.loads(heldout.read_text(encoding="utf-8"))
-    recipe = yaml.safe_dump(state["recipe"], sort_keys=False)
+    recipe = json.dumps(state["recipe"], indent=1)
     settings = evaluation["settings"]
     sections = [
-        HEADER.format(parameters=parameters / 1e6),
+        HEADER.format(parameters=parameters / 1e6, device=summary["device"]),
         "## Held-out figures\n",
         f"{settings['photos']} photographs that training never saw, {' and '.join(settings['presets'])}, seeds 0 to "
         f"{settings['seeds'] - 1}, {settings['steps']} {settings['sampler']} steps on the {settings['schedule']} "
@@ -101,7 +100,7 @@ def model_card(run: Path, heldout: Path, parameters: int, hardware: str, notes: 
         f"{state['step']} steps, {summary['dtype'].removeprefix('torch.')}. "
         "Photographs and licences: [data.md](data.md).\n",
         notes + "\n",
-        f"```yaml\n{recipe}```\n",
+        f"```json\n{recipe}\n```\n",
     ]
     return "\n".join(sections)
 

@@ -104,7 +104,7 @@ class Validation:
             channels, height, width = backbone.latent_shape(lq)
             noise = block_noise(0, channels, 0, 0, height, width).to(backbone.device)
             latent = integrate(step, lambda x, s, c=condition: backbone.velocity(x, s, c), noise, sigmas)
-            outputs = {"prior": condition.prior.clamp(0, 1), "head": backbone.decode(latent, condition)}
+            outputs = {"prior": condition.prior.clamp(0, 1), "head": backbone.decode(latent, condition).clamp(0, 1)}
             for name, image in outputs.items():
                 image = image.cpu()
                 psnr = -10 * torch.log10(mse_loss(image, hq))

@@ -37,7 +37,7 @@ class Backbone(Protocol):
         """Return noise minus clean at (x, sigma); sigma is above 0."""
 
     def decode(self, x: Latent, condition: Condition) -> Enlarged:
-        """Return the image of a clean latent, in [0, 1]."""
+        """Return the image of a clean latent, in about [0, 1], not clamped."""
 
     def prior_image(self, condition: Condition) -> Enlarged:
         """Return the deterministic restoration that the candidates vary around, in [0, 1]."""

@@ -104,9 +104,9 @@ class CompactBackbone:
         return velocity_from_clean(x, clean, sigma)
 
     def decode(self, x: Latent, condition: CompactCondition) -> Enlarged:
-        """Return the restoration of a clean latent, clamped to [0, 1]."""
+        """Return the restoration of a clean latent, not clamped, so that a fault cannot hide as white or black."""
         residual = image_from_planes(shuffle_planes(x * (condition.gain * self.head.channel_std())))
-        return (condition.prior + residual).clamp(0, 1)
+        return condition.prior + residual
 
     def prior_image(self, condition: CompactCondition) -> Enlarged:
         """Return the prior's restoration, clamped to [0, 1]."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from sr_core.pipeline import Job
+from sr_core.job import Job
 from sr_core.pipeline import upscale as upscale_photo
 from sr_core.runs import RUN_FILE
 from sr_core.scoring import score_files

@@ -7,7 +7,7 @@ from urllib.parse import quote
 import numpy as np
 from PIL import Image as PillowImage
 
-from sr_core.images import Photo, read_image, to_uint8
+from sr_core.images import Photo, read_image, read_output, to_uint8
 from sr_core.resampling import resize_clamped
 from sr_core.runs import CandidateRecord, Run
 from sr_core.ui.visits import Shown
@@ -31,9 +31,11 @@ def preview(shown: Shown, record: CandidateRecord) -> str:
     small = shown.view_folder / f"{path.stem}.png"
     if not small.is_file():
         shown.view_folder.mkdir(exist_ok=True)
-        with PillowImage.open(path) as image:
-            image.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE), PillowImage.Resampling.BICUBIC, reducing_gap=3.0)
-            image.save(small, compress_level=1)
+        drawn = read_output(path)
+        layers = drawn.pixels if drawn.alpha is None else np.dstack([drawn.pixels, drawn.alpha])
+        image = PillowImage.fromarray(layers)
+        image.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE), PillowImage.Resampling.BICUBIC, reducing_gap=3.0)
+        image.save(small, compress_level=1)
     return file_url(small)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from sr_core.errors import SRError
 from sr_core.estimate import Estimate, estimate
 from sr_core.images import read_size
-from sr_core.pipeline import Job
+from sr_core.job import Job
 
 CM_PER_INCH = 2.54
 

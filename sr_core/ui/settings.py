@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, TypeAlias
 
 from sr_core.errors import ConfigError
+from sr_core.job import Job
 from sr_core.limits import MAX_OUTPUT_SIDE
-from sr_core.pipeline import Job
 
 FACTOR, EXACT = "By factor", "Exact size"
 YOURS = "Yours"

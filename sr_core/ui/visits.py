@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sr_core.errors import InputError
-from sr_core.pipeline import Job
+from sr_core.job import Job
 from sr_core.runs import CandidateRecord, Run
 
 IDLE_S = 3600.0

@@ -6,7 +6,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from sr_core.estimate import BASE_BYTES, CANVAS_BYTES_PER_PIXEL, estimate, free_memory, needed_memory
-from sr_core.pipeline import Job
+from sr_core.job import Job
 from sr_core.tiling import plan_tiles
 
 PLENTY = 2**60

@@ -10,7 +10,8 @@ import torch
 from sr_core import pipeline
 from sr_core.errors import ConfigError, InputError
 from sr_core.images import read_image, to_uint8, write_image
-from sr_core.pipeline import Job, Progress, restorer_for, upscale
+from sr_core.job import Job
+from sr_core.pipeline import Progress, restorer_for, upscale
 from sr_core.resampling import resize_clamped
 from sr_core.restorer import Restorer
 from sr_core.runs import Run

@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import ncnn
 import numpy as np
 import pytest
 import torch
@@ -42,7 +43,6 @@ def packed(prior: Prior, *, half: bool) -> bytes:
 
 
 def test_the_network_equals_the_ncnn_package_on_a_photo(photos: Path, prior: Prior) -> None:
-    ncnn = pytest.importorskip("ncnn")
     crop = read_image(photos / "eval" / "472_bluebird.png").pixels[..., 200:248, 180:244].contiguous()
     graph, weights = ncnn_pair()
     net = ncnn.Net()

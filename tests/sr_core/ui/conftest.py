@@ -8,7 +8,7 @@ import pytest
 from PIL import Image as PillowImage
 
 from sr_core.images import write_image
-from sr_core.pipeline import Job
+from sr_core.job import Job
 from sr_core.runs import CandidateRecord, Run
 from sr_core.ui.visits import Shown
 

@@ -2,7 +2,7 @@ from pathlib import Path
 
 from PIL import Image as PillowImage
 
-from sr_core.pipeline import Job
+from sr_core.job import Job
 from sr_core.ui.plans import Plan, describe_plan, duration, plan_run, print_size
 
 

@@ -1,7 +1,7 @@
 import pytest
 
 from sr_core.errors import ConfigError
-from sr_core.pipeline import Job
+from sr_core.job import Job
 from sr_core.ui.settings import EXACT, PRESETS, Settings
 
 
