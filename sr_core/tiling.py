@@ -11,9 +11,9 @@ from torch import Tensor
 
 from sr_core.errors import ConfigError
 
-TILE = 192
+TILE = 224
 """Default side of a tile in LQ pixels."""
-CONTEXT = 16
+CONTEXT = 24
 """Pixels at an inner tile border that are computed and given no weight: a convolution sees nothing beyond them."""
 RAMP = 8
 """Pixels, in LQ, over which one tile fades into the next."""

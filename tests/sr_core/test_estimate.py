@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from sr_core.estimate import BASE_BYTES, CANVAS_BYTES_PER_PIXEL, estimate, free_memory, needed_memory
 from sr_core.job import Job
-from sr_core.tiling import plan_tiles
+from sr_core.tiling import TILE, plan_tiles
 
 PLENTY = 2**60
 sides = st.integers(32, 1500)
@@ -38,7 +38,7 @@ def test_more_of_anything_costs_more_time() -> None:
 @given(sides, sides, st.floats(1, 8))
 def test_memory_is_the_tiles_working_set_plus_24_bytes_a_pixel(width: int, height: int, scale: float) -> None:
     found = estimate(width, height, Job(scale=scale), memory=PLENTY)
-    working_set = needed_memory(192, 192, (1, 1))
+    working_set = needed_memory(TILE, TILE, (1, 1))
     assert CANVAS_BYTES_PER_PIXEL == 24
     assert found.memory_bytes <= working_set + 24 * max(16 * width * height, found.width * found.height)
 

@@ -86,7 +86,7 @@ def test_cutting_into_tiles_and_adding_them_again_changes_nothing(height: int, w
     generator = torch.Generator().manual_seed(height * 997 + width)
     photo = torch.rand(1, 3, height, width, generator=generator)
     canvas = torch.zeros(1, 3, height * scale, width * scale)
-    for tile in plan_tiles(height, width, 84):
+    for tile in plan_tiles(height, width, 112):
         enlarged = crop(photo, tile).repeat_interleave(scale, 2).repeat_interleave(scale, 3)
         add_tile(canvas, enlarged, tile, scale)
     whole = photo.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
@@ -94,10 +94,10 @@ def test_cutting_into_tiles_and_adding_them_again_changes_nothing(height: int, w
 
 
 def test_a_seam_lies_in_the_middle_of_each_fade() -> None:
-    places = list(seams(150, 200, 84))
+    places = list(seams(150, 200, 112))
     assert {axis for axis, _ in places} == {"row", "column"}
     for axis, place in places:
-        spans = plan_spans(150 if axis == "row" else 200, 84)
+        spans = plan_spans(150 if axis == "row" else 200, 112)
         shares = [span_weights(s, 1)[place - s.start] for s in spans if s.start <= place < s.stop]
         assert sorted(float(s) for s in shares if s > 0) == pytest.approx([0.5, 0.5], abs=0.2)
 
