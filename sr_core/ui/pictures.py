@@ -93,13 +93,11 @@ def place(run: Run, record: CandidateRecord) -> str:
 
 
 def extreme_of(run: Run, record: CandidateRecord) -> str:
-    """Return Best or Worst for every candidate that shares the first or the last rank, else nothing.
+    """Return Best or Worst for the candidate with the highest or the lowest reward, else nothing.
 
-    Where all share one rank there is neither.
+    A shared rank is said beside it. Where all rewards are equal there is neither.
     """
-    ranks = [other.rank for other in run.candidates if other.rank is not None]
-    if record.rank is None or min(ranks) == max(ranks):
+    best, worst = run.best, run.worst
+    if best is None or worst is None or best.reward == worst.reward:
         return ""
-    if record.rank == min(ranks):
-        return "Best"
-    return "Worst" if record.rank == max(ranks) else ""
+    return {best.index: "Best", worst.index: "Worst"}.get(record.index, "")

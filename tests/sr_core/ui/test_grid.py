@@ -21,7 +21,7 @@ def test_cards_lie_from_best_to_worst(make_shown: MakeShown) -> None:
     assert re.findall(r'data-index="(\d)" aria-pressed="true"', html) == ["1"]
 
 
-def test_a_group_that_ties_has_neither_best_nor_worst(make_shown: MakeShown) -> None:
+def test_a_group_of_equal_rewards_has_neither_best_nor_worst(make_shown: MakeShown) -> None:
     shown = make_shown([5.0, 5.0, 5.0])
     assert words(render_grid(shown, picked=None, num_expected=3)) == ["1 tied"] * 3
     assert {extreme_of(shown.run, record) for record in shown.run.candidates} == {""}
@@ -51,3 +51,11 @@ def test_what_is_still_to_come_has_a_place(make_shown: MakeShown) -> None:
     shown.run = replace(shown.run, values={**shown.run.values, "status": "stopped"})
     assert "sr-waiting" not in render_grid(shown, picked=None, num_expected=5)
     assert render_grid(None, picked=None, num_expected=5).count("sr-waiting") == 5
+
+
+def test_highest_and_lowest_reward_are_marked_even_where_all_share_a_rank(make_shown: MakeShown) -> None:
+    shown = make_shown([9.0, 1.0, 5.0])
+    shown.run = replace(shown.run, candidates=tuple(replace(r, rank=1) for r in shown.run.candidates))
+    html = render_grid(shown, picked=None, num_expected=3)
+    assert words(html) == ["Best \u00b7 1 tied", "1 tied", "Worst \u00b7 1 tied"]
+    assert "All 3 tie" in html
