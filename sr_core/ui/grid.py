@@ -59,7 +59,7 @@ def _tie_note(shown: Shown) -> str:
     if count < 2 or len(ranks) > 1:
         return ""
     return (
-        f'<p class="sr-tie">All {count} tie: their rewards differ by no more than the metrics\' own tolerance. '
+        f'<p class="sr-tie">All {count} tie: each reward is within the metrics\' own tolerance of the next. '
         "The highest comes first; let your eyes decide.</p>"
     )
 
