@@ -57,7 +57,7 @@ def test_flat_input_has_the_contrast_of_the_floor(value: float, height: int, wid
     prior, lq = torch.full((1, 3, 4 * height, 4 * width), value), torch.full((1, 3, height, width), value)
     features = contrast_features(prior, lq)
     assert features.shape == (1, NUM_CONTRAST_FEATURES, height, width)
-    torch.testing.assert_close(features, torch.full_like(features, math.log(CONTRAST_FLOOR)), atol=0.15, rtol=0)
+    torch.testing.assert_close(features, torch.full_like(features, math.log(CONTRAST_FLOOR)), atol=0.4, rtol=0)
 
 
 def test_more_contrast_means_a_larger_feature_everywhere() -> None:
