@@ -199,12 +199,15 @@ def test_an_empty_page_fits_a_phone(browser: Browser, address: str) -> None:
     page.context.close()
 
 
-def test_stop_keeps_what_is_finished(page: Page, small_photo: Path) -> None:
-    upload(page, small_photo)
-    # Two batches: the second lasts longer than the click that stops it.
+def test_stop_keeps_what_is_finished(page: Page, small_photo: Path, tmp_path: Path) -> None:
+    # Large enough that most of the sixteen are still to come when the first can be seen.
+    photo = tmp_path / "larger.png"
+    with PillowImage.open(small_photo) as image:
+        image.resize((160, 160)).save(photo)
+    upload(page, photo)
     page.get_by_label("number input for Candidates").fill("16")
     page.get_by_role("button", name="More settings").click()
-    page.get_by_label("number input for Steps").fill("8")
+    page.get_by_label("number input for Steps").fill("20")
     page.get_by_label("number input for Steps").press("Tab")
     expect(page.locator("#sr-run")).to_be_enabled()
     page.locator("#sr-run").click()
