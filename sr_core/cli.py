@@ -1,13 +1,13 @@
 """The `sr` command: upscale, score and bench."""
 
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sr_core.commands import BAD_INPUT, run_commands, say_error
 from sr_core.errors import ConfigError, InputError, SRError
 from sr_core.version import VERSION
 
@@ -15,18 +15,6 @@ if TYPE_CHECKING:
     from sr_core.job import Job
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
-
-BAD_INPUT = 2
-"""Exit code for anything that the user can mend."""
-INTERRUPTED = 130
-"""Exit code after Ctrl+C, as shells have it."""
-UsageError: Any = typer.BadParameter.__mro__[1]
-"""Base of what typer raises for a wrong command line; typer exports only this subclass of it."""
-
-
-def _fail(message: str) -> None:
-    """Print one line that says what is wrong."""
-    typer.echo(f"error: {' '.join(message.split())}", err=True)
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:
@@ -145,7 +133,7 @@ def upscale(
             _upscale_one(photo, folder, job, reference)
         except (SRError, OSError) as error:
             message = str(error)
-            _fail(message if message.startswith(photo.name) else f"{photo.name}: {message}")
+            say_error(message if message.startswith(photo.name) else f"{photo.name}: {message}")
             failed += 1
     if failed:
         raise typer.Exit(BAD_INPUT)
@@ -213,15 +201,4 @@ def version() -> None:
 
 def main() -> None:
     """Run one command; exit 2 with one line if the user's input is at fault."""
-    try:
-        code = app(prog_name="sr", standalone_mode=False)
-    except (SRError, OSError) as error:
-        _fail(str(error))
-        sys.exit(BAD_INPUT)
-    except UsageError as error:
-        _fail(f"{error.format_message()} See sr --help.")
-        sys.exit(BAD_INPUT)
-    except typer.Abort:
-        _fail("interrupted")
-        sys.exit(INTERRUPTED)
-    sys.exit(code if isinstance(code, int) else 0)
+    run_commands(app, "sr")

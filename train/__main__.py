@@ -1,17 +1,13 @@
 """The training commands: `python -m train COMMAND RECIPE [section.key=value ...]`."""
 
-import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from sr_core.errors import SRError
+from sr_core.commands import run_commands
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-
-UsageError: Any = typer.BadParameter.__mro__[1]
-"""Base of what typer raises for a wrong command line; typer exports only this subclass of it."""
 
 RecipePath = Annotated[Path, typer.Argument(help="YAML recipe, see train/recipes.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="section.key=value, read as YAML.")]
@@ -93,14 +89,7 @@ def evaluate(
 
 def main() -> None:
     """Run one command; exit 2 with one line if the user's input is at fault."""
-    try:
-        app(prog_name="python -m train", standalone_mode=False)
-    except SRError as error:
-        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
-        sys.exit(2)
-    except UsageError as error:
-        typer.echo(f"error: {error.format_message()} See python -m train --help.", err=True)
-        sys.exit(2)
+    run_commands(app, "python -m train")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -17,6 +16,7 @@ from sr_core.backbones.flow_head import HeadInput, unshuffle_planes
 from sr_core.backbones.prior import SCALE, TRUNK_CHANNELS, load_prior
 from sr_core.degradations import degrade
 from sr_core.errors import ConfigError, InputError
+from sr_core.files import replacing
 from sr_core.images import read_image, to_uint8
 from sr_core.tensors import Enlarged, Image
 from train.checkpoints import replace_text
@@ -83,14 +83,11 @@ def pack(folders: Sequence[Path], out: Path, *, crops_per_photo: int, seed: int,
         raise InputError(f"a photograph must be at least {CROP_PX} px a side, and none was")
     out.mkdir(parents=True, exist_ok=True)
     array = np.stack(crops)
-    temporary = out / f".{CROPS}.{os.getpid()}.npy"
-    np.save(temporary, array, allow_pickle=False)
+    with replacing(out / CROPS) as file:
+        np.save(file, array, allow_pickle=False)
     digest = hashlib.sha256(array.tobytes()).hexdigest()
     content = {"sha256": digest, "crop_px": CROP_PX, "seed": seed, "skipped": skipped, "crops": index}
-    temporary_index = out / f".{INDEX}.{os.getpid()}"
-    temporary_index.write_text(json.dumps(content), encoding="utf-8")
-    os.replace(temporary, out / CROPS)
-    os.replace(temporary_index, out / INDEX)
+    replace_text(out / INDEX, json.dumps(content))
     return len(crops)
 
 
