@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,36 +27,61 @@ MEMORY_BYTES = 3 * 2**30
 """Address space of the child; 50 MP of 16-bit RGBA with a colour conversion fill 2 GB."""
 
 
+class ChildCommand(NamedTuple):
+    """How a module of this project is started as a process of its own."""
+
+    arguments: list[str]
+    environment: dict[str, str]
+
+
+def child_command(module: str, *arguments: str, num_threads: int = 1) -> ChildCommand:
+    """Return the command that runs `module` in a child with this interpreter and `arguments`."""
+    # The package may run from a checkout that is not installed; -P keeps the working folder out.
+    root = str(Path(__file__).resolve().parent.parent)
+    paths = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    # Every thread of a maths library reserves address space, which would count against the limit.
+    threads = {"OMP_NUM_THREADS": str(num_threads), "OPENBLAS_NUM_THREADS": str(num_threads)}
+    return ChildCommand(
+        [sys.executable, "-P", "-m", module, *arguments], {**os.environ, **threads, "PYTHONPATH": paths}
+    )
+
+
+def run_limited(command: ChildCommand, *, timeout_s: float | int, too_slow: str, broken: str) -> bytes:
+    """Run a child to its end and return what it printed.
+
+    Raises InputError with `too_slow` after `timeout_s`, and with `broken` if a limit or a crash ended it.
+    """
+    try:
+        done = subprocess.run(
+            command.arguments,
+            env=command.environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=timeout_s,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise InputError(too_slow) from None
+    if done.returncode > 0:
+        raise RuntimeError(f"{command.arguments[3]} did not start:\n{done.stderr.decode(errors='replace')}")
+    if done.returncode < 0:
+        raise InputError(broken)
+    return done.stdout
+
+
 def decode_isolated(path: Path) -> Decoded:
     """Decode `path` as `decode` does, within limits of time and memory.
 
     Raises InputError if the file cannot be read, or if decoding breaks a limit or the decoder.
     """
     with TemporaryDirectory(prefix="sr-decode-") as folder:
-        # The package may run from a checkout that is not installed; -P keeps the working folder out.
-        root = str(Path(__file__).resolve().parent.parent)
-        paths = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-        command = [sys.executable, "-P", "-m", "sr_core.sandbox", str(path.absolute()), folder]
-        # Every thread of a maths library reserves address space, which would count against the limit.
-        threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        try:
-            done = subprocess.run(
-                command,
-                env={**os.environ, **threads, "PYTHONPATH": paths},
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                timeout=TIMEOUT_S,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            raise InputError(f"{path.name} must decode within {TIMEOUT_S} s; save it again as PNG or JPEG") from None
-        if done.returncode > 0:
-            raise RuntimeError(f"the decoder did not start:\n{done.stderr.decode(errors='replace')}")
-        if done.returncode < 0:
-            raise InputError(
-                f"{path.name} must be a sound image, but it broke its decoder or its limits; "
-                "save it again as PNG or JPEG"
-            )
+        advice = "save it again as PNG or JPEG"
+        run_limited(
+            child_command("sr_core.sandbox", str(path.absolute()), folder),
+            timeout_s=TIMEOUT_S,
+            too_slow=f"{path.name} must decode within {TIMEOUT_S} s; {advice}",
+            broken=f"{path.name} must be a sound image, but it broke its decoder or its limits; {advice}",
+        )
         return _collect(Path(folder))
 
 
@@ -84,13 +110,14 @@ def _bytes(path: Path) -> bytes | None:
     return path.read_bytes() if path.exists() else None
 
 
-def _limit_resources() -> None:
+def limit_resources(*, cpu_s: int = CPU_S, memory_bytes: int = MEMORY_BYTES) -> None:
+    """Let this process, a child, use no more; for good."""
     try:
         import resource
     except ImportError:  # Windows has no such limits; the one by the clock still holds
         return
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    resource.setrlimit(resource.RLIMIT_CPU, (CPU_S, CPU_S))
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s))
 
 
 def _deposit(decoded: Decoded, folder: Path) -> None:
@@ -112,7 +139,7 @@ def _save(array: Array, path: Path) -> None:
 def main() -> None:
     """Decode argv[1] into the folder argv[2]; a refusal is an answer, not a failure."""
     path, folder = Path(sys.argv[1]), Path(sys.argv[2])
-    _limit_resources()
+    limit_resources()
     try:
         try:
             check_file_size(path.stat().st_size, path.name)
