@@ -78,7 +78,7 @@ def _upscale_one(photo: Path, folder: Path, job: "Job", reference: Path | None) 
         place = "unranked" if record.rank is None else f"rank {record.rank}"
         reward = "" if record.reward is None else f"  reward {record.reward:.3f}"
         before = "" if record.before is None else f"  {adapter_label(run.values['compare_adapter'])}: {record.before}"
-        typer.echo(f"{place:9s} seed {record.seed}{reward}  {record.file or record.problem}{before}")
+        typer.echo(f"{place:9s} {record.name}{reward}  {record.file or record.problem}{before}")
     for entry in run.values["left_out"]:
         typer.echo(f"left out: {entry['name']}: {entry['reason']}", err=True)
     for notice in run.values["notices"]:

@@ -1,12 +1,13 @@
 """The one job of page, API and command line: a photo in, a ranked run on disk out."""
 
 import hashlib
+import secrets
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,14 @@ from sr_core.images import FORMATS, Photo, Pixels8, read_image, read_output, to_
 from sr_core.job import Job
 from sr_core.noise import GENERATOR
 from sr_core.precision import resolve_dtype
-from sr_core.restorer import Candidate, Restorer, RestoreRequest, Stop
+from sr_core.restorer import MAX_CANDIDATES, Candidate, Restorer, RestoreRequest, Stop, image_fault
 from sr_core.rewards import GroupScorer
-from sr_core.runs import CandidateRecord, Run, with_scores
-from sr_core.tensors import Image
+from sr_core.runs import CandidateRecord, Run, with_before_scores, with_scores
+from sr_core.tensors import Enlarged, Image
 from sr_core.version import VERSION
+
+PRIOR_FILE = "prior.png"
+"""What the backbone's deterministic part makes of the photo, at the output's size."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +56,11 @@ def scorer_for(name: str) -> GroupScorer:
     return GroupScorer(name)
 
 
+def new_run_id() -> str:
+    """Return a name for a run that nobody can guess: whoever knows it may open the run by its link."""
+    return secrets.token_urlsafe(16)
+
+
 def _new_run(photo_path: Path, photo: Photo, folder: Path, job: Job, size: tuple[int, int]) -> Run:
     """Make the run's folder with the untouched input in it."""
     if (folder / "run.json").exists():
@@ -60,6 +69,7 @@ def _new_run(photo_path: Path, photo: Photo, folder: Path, job: Job, size: tuple
     stored = folder / f"input{photo_path.suffix.lower()}"
     shutil.copyfile(photo_path, stored)
     values: dict[str, Any] = {
+        "id": new_run_id(),
         "version": VERSION,
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "input": {
@@ -70,6 +80,7 @@ def _new_run(photo_path: Path, photo: Photo, folder: Path, job: Job, size: tuple
             "sha256": hashlib.sha256(stored.read_bytes()).hexdigest(),
         },
         "size": list(size),
+        "prior": None,
         "backbone": job.backbone,
         "adapter": job.adapter,
         "compare_adapter": job.compare_adapter,
@@ -101,10 +112,9 @@ def _reference_image(reference: Path, size: tuple[int, int]) -> Image:
     return photo.pixels
 
 
-def _write_image(path: Path, candidate: Candidate, photo: Photo, alpha: Alpha | None, job: Job) -> None:
-    """Put a candidate's pixels on disk with the photo's metadata and the recipe that draws them again."""
-    assert candidate.pixels is not None
-    recipe = {
+def _recipe(candidate: Candidate, job: Job) -> dict[str, object]:
+    """Return what draws a candidate again."""
+    return {
         "seed": candidate.seed,
         "backbone": job.backbone,
         "adapter": job.adapter,
@@ -113,9 +123,15 @@ def _write_image(path: Path, candidate: Candidate, photo: Photo, alpha: Alpha | 
         "dtype": candidate.dtype,
         "version": VERSION,
     }
+
+
+def _write_image(
+    path: Path, pixels: Enlarged, photo: Photo, alpha: Alpha | None, job: Job, recipe: Mapping[str, object]
+) -> None:
+    """Put pixels on disk with the photo's metadata and the recipe that draws them again."""
     write_image(
         path,
-        candidate.pixels,
+        pixels,
         format=job.format,
         alpha=alpha,
         metadata=photo.metadata,
@@ -138,22 +154,29 @@ def _write_candidate(
         return record, None
     name = f"{photo.name}_seed{candidate.seed}{FORMATS[job.format].suffix}"
     path = run.folder / name
-    _write_image(path, candidate, photo, alpha, job)
+    _write_image(path, candidate.pixels, photo, alpha, job, _recipe(candidate, job))
     shown = to_uint8(candidate.pixels) if FORMATS[job.format].lossless else read_output(path).pixels
     return replace(record, file=name), shown
 
 
-def _with_twin(run: Run, twin: Candidate, photo: Photo, alpha: Alpha | None, job: Job) -> Run:
+def _with_twin(run: Run, twin: Candidate, photo: Photo, alpha: Alpha | None, job: Job) -> tuple[Run, Pixels8 | None]:
     """Put the same seed by the adapter to compare with beside its candidate; a failed one is a notice."""
     assert job.compare_adapter is not None
     if twin.pixels is None:
         notice = f"seed {twin.seed}: {adapter_label(job.compare_adapter)} gave nothing to compare with: {twin.problem}"
-        return replace(run, values={**run.values, "notices": [*run.values["notices"], notice]})
+        return replace(run, values={**run.values, "notices": [*run.values["notices"], notice]}), None
     name = f"{photo.name}_seed{twin.seed}_{job.compare_adapter}.png"
     as_drawn = replace(job, adapter=job.compare_adapter, compare_adapter=None, format="png")
-    _write_image(run.folder / name, twin, photo, alpha, as_drawn)
+    _write_image(run.folder / name, twin.pixels, photo, alpha, as_drawn, _recipe(twin, as_drawn))
     records = (replace(r, before=name) if r.index == twin.index else r for r in run.candidates)
-    return replace(run, candidates=tuple(records))
+    return replace(run, candidates=tuple(records)), to_uint8(twin.pixels)
+
+
+def _write_prior(folder: Path, photo: Photo, alpha: Alpha | None, job: Job, image: Enlarged) -> None:
+    """Put what all candidates vary around beside them, to be looked at; it is not scored."""
+    if image_fault(image, photo.pixels) is None:
+        recipe = {"backbone": job.backbone, "part": "prior", "version": VERSION}
+        _write_image(folder / PRIOR_FILE, image, photo, alpha, replace(job, format="png"), recipe)
 
 
 def _on_disk(pixels: Pixels8, folder: Path, index: int) -> Pixels8:
@@ -163,12 +186,18 @@ def _on_disk(pixels: Pixels8, folder: Path, index: int) -> Pixels8:
     return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
-def _scored(run: Run, shown: dict[int, Pixels8], photo: Photo, reference: Image | None, job: Job) -> Run:
-    """Score the finished candidates as one group and rank them."""
+def _scored(
+    run: Run, shown: dict[int, Pixels8], twins: dict[int, Pixels8], photo: Photo, reference: Image | None, job: Job
+) -> Run:
+    """Score the finished candidates as one group and rank them; twins get raw scores alone."""
     indices = sorted(shown)
-    scores = scorer_for(job.metric_set).score(
+    scorer = scorer_for(job.metric_set)
+    scores = scorer.score(
         [shown[i] for i in indices], lq=photo.pixels, reference=reference, fidelity_weight=job.fidelity_weight
     )
+    if twins:
+        images = [twins[i] for i in sorted(twins)]
+        run = with_before_scores(run, scorer.score(images, lq=photo.pixels, reference=reference).raw, sorted(twins))
     values = {
         **run.values,
         "metrics": scores.metrics,
@@ -211,24 +240,37 @@ def upscale(
     run.save()
     alpha = None if photo.alpha is None else enlarge_alpha(photo.alpha, size[1], size[0])
     shown: dict[int, Pixels8] = {}
+    twins: dict[int, Pixels8] = {}
     with tempfile.TemporaryDirectory(prefix="sr-shown-") as kept:
-        for candidate in restorer.restore(photo.pixels, request, twin=twin, stop=stop, on_step=on_step):
+        drawing = restorer.restore(
+            photo.pixels,
+            request,
+            twin=twin,
+            stop=stop,
+            on_step=on_step,
+            on_prior=partial(_write_prior, folder, photo, alpha, job),
+        )
+        for candidate in drawing:
+            if not run.candidates and (folder / PRIOR_FILE).is_file():
+                run = replace(run, values={**run.values, "prior": PRIOR_FILE})
             if candidate.twin:
-                run = _with_twin(run, candidate, photo, alpha, job)
+                run, pixels = _with_twin(run, candidate, photo, alpha, job)
+                if pixels is not None:
+                    twins[candidate.index] = _on_disk(pixels, Path(kept), MAX_CANDIDATES + candidate.index)
             else:
                 record, pixels = _write_candidate(run, candidate, photo, alpha, job)
                 if pixels is not None:
                     shown[candidate.index] = _on_disk(pixels, Path(kept), candidate.index)
-                del pixels
                 run = replace(run, candidates=(*run.candidates, record))
-            del candidate
+            del candidate, pixels
             run.save()
             yield Progress(run=run, stage="drawing", message=f"{len(run.candidates)} of {job.num_candidates} drawn")
         stopped = len(run.candidates) < job.num_candidates
         if shown:
             yield Progress(run=run, stage="scoring", message=f"scoring {len(shown)} candidates")
-            run = _scored(run, shown, photo, target, job)
+            run = _scored(run, shown, twins, photo, target, job)
             shown.clear()
+            twins.clear()
     run = replace(run, values={**run.values, "status": "stopped" if stopped else "done"})
     run.save()
     ranked = "ranked" if any(record.rank is not None for record in run.candidates) else "done, not ranked"

@@ -178,6 +178,16 @@ def _draw(
     return canvases
 
 
+def _stitched_prior(
+    backbone: Backbone, condition_of: Callable[[int], Condition], lq: Image, tiles: Sequence[Tile]
+) -> Enlarged:
+    """Return the prior's whole restoration at the backbone's own scale."""
+    canvas = torch.zeros(1, 3, lq.shape[-2] * backbone.scale, lq.shape[-1] * backbone.scale)
+    for index, tile in enumerate(tiles):
+        add_tile(canvas, backbone.prior_image(condition_of(index)).float(), tile, backbone.scale)
+    return canvas
+
+
 def image_fault(image: Enlarged, lq: Image) -> str | None:
     """Return why a restoration cannot be shown, or None: not finite, or constant where the photo is not."""
     # The extremes carry every NaN and infinity, and need no mask of the image's size.
@@ -218,11 +228,8 @@ class Restorer:
         """Return the deterministic restoration that all candidates vary around, at the requested size."""
         backbone = self._backbone_of(self.dtype)
         tiles = plan_tiles(lq.shape[-2], lq.shape[-1], request.tile)
-        canvas = torch.zeros(1, 3, lq.shape[-2] * backbone.scale, lq.shape[-1] * backbone.scale)
-        for tile in tiles:
-            image = backbone.prior_image(backbone.encode(crop(lq, tile)))
-            add_tile(canvas, image.float(), tile, backbone.scale)
-        return _finish(canvas, lq, request)
+        store = _ConditionStore([backbone], lq, tiles, reused=False)
+        return _finish(_stitched_prior(backbone, partial(store.get, place=0), lq, tiles), lq, request)
 
     def restore(
         self,
@@ -232,13 +239,15 @@ class Restorer:
         twin: "Restorer | None" = None,
         stop: Stop = lambda: False,
         on_step: OnStep | None = None,
+        on_prior: Callable[[Enlarged], None] | None = None,
     ) -> Iterator[Candidate]:
         """Yield each candidate of `lq` (1, 3, h, w) as soon as it exists.
 
         `twin`, the same backbone with another adapter, draws every seed too, from the same observation of the photo;
-        its candidates are marked and come after those of the same pass. Ends early, keeping what was yielded, at the
-        first step after `stop` returns True. A result that is not finite, or flat where the photo is not, is drawn
-        once more in float32 and, if that fails too, yielded as a problem.
+        its candidates are marked and come after those of the same pass. `on_prior` is given what all candidates vary
+        around, at the requested size, before the first is drawn; nothing is observed twice for it. Ends early,
+        keeping what was yielded, at the first step after `stop` returns True. A result that is not finite, or flat
+        where the photo is not, is drawn once more in float32 and, if that fails too, yielded as a problem.
         """
         restorers = (self,) if twin is None else (self, twin)
         backbones = [restorer._backbone_of(self.dtype) for restorer in restorers]
@@ -246,9 +255,14 @@ class Restorer:
         evaluations = request.num_steps if request.sampler == "euler" else 2 * request.num_steps - 1
         batch = backbones[0].candidates_per_pass
         passes = -(-request.num_candidates // batch) * len(restorers)
-        counter = _Counter(len(tiles) * passes * (1 + evaluations), stop, on_step)
-        store = _ConditionStore(backbones, lq, tiles, reused=passes > 1)
+        counter = _Counter(len(tiles) * passes * (1 + evaluations) + (on_prior is not None), stop, on_step)
+        store = _ConditionStore(backbones, lq, tiles, reused=passes > 1 or on_prior is not None)
         try:
+            if on_prior is not None:
+                counter()
+                stitched = _stitched_prior(backbones[0], partial(store.get, place=0), lq, tiles)
+                on_prior(_finish(stitched, lq, request))
+                del stitched
             for first, place in product(range(0, request.num_candidates, batch), range(len(restorers))):
                 seeds = request.seeds[first : first + batch]
                 condition_of = partial(store.get, place=place)

@@ -18,7 +18,8 @@ class CandidateRecord:
     """One candidate as `run.json` stores it."""
 
     index: int
-    seed: int
+    seed: int | None
+    """None for a candidate that no seed drew; then `source` says where it came from."""
     rank: int | None = None
     """1 is best; None when unranked: failed, alone, or not scored yet."""
     reward: float | None = None
@@ -35,11 +36,20 @@ class CandidateRecord:
 
     None where none was asked for or it failed, and in runs of earlier versions.
     """
+    before_scores: Mapping[str, float] = field(default_factory=dict)
+    """Raw values of `before` by score key, taken like `scores`."""
+    source: str | None = None
+    """What a candidate is called that no seed drew: the name of its file or model."""
+
+    @property
+    def name(self) -> str:
+        """Return what tells it from the others: its seed, or where it came from."""
+        return f"seed {self.seed}" if self.source is None else self.source
 
     @property
     def label(self) -> str:
         """Say what a picture of it shows, for captions and screen readers."""
-        words = [f"Candidate {self.index + 1}", f"seed {self.seed}"]
+        words = [f"Candidate {self.index + 1}", self.name]
         if self.problem:
             words.append(f"failed: {self.problem}")
         if self.rank is not None:
@@ -147,7 +157,7 @@ def _checked(record: CandidateRecord) -> CandidateRecord:
     number = (int, float)
     kinds: dict[str, tuple[type, ...]] = {
         "index": (int,),
-        "seed": (int,),
+        "seed": (int, type(None)),
         "rank": (int, type(None)),
         "reward": (*number, type(None)),
         "scores": (dict,),
@@ -155,13 +165,17 @@ def _checked(record: CandidateRecord) -> CandidateRecord:
         "dtype": (str,),
         "problem": (str, type(None)),
         "before": (str, type(None)),
+        "before_scores": (dict,),
+        "source": (str, type(None)),
     }
     for name, kind in kinds.items():
         if not isinstance(getattr(record, name), kind):
             raise TypeError(f"{name} of a candidate must be {_names(kind)}, got {getattr(record, name)!r}")
-    for key, value in record.scores.items():
+    for key, value in (*record.scores.items(), *record.before_scores.items()):
         if not isinstance(value, number):
             raise TypeError(f"the score {key} must be a number, got {value!r}")
+    if (record.seed is None) == (record.source is None):
+        raise TypeError(f"a candidate must have a seed or a source, got {record.seed!r} and {record.source!r}")
     return record
 
 
@@ -172,6 +186,14 @@ def _names(kinds: tuple[type, ...]) -> str:
 def _inside(folder: Path, file: str) -> bool:
     """Return whether a stored path stays in its run's folder."""
     return (folder / file).resolve().is_relative_to(folder.resolve())
+
+
+def with_before_scores(run: Run, scores: Mapping[str, Iterable[float]], indices: Iterable[int]) -> Run:
+    """Return the run with raw scores put on the images that its adapter to compare with drew for `indices`."""
+    columns = {key: list(values) for key, values in scores.items()}
+    by_index = {index: {key: column[i] for key, column in columns.items()} for i, index in enumerate(indices)}
+    records = (replace(r, before_scores=by_index.get(r.index, r.before_scores)) for r in run.candidates)
+    return replace(run, candidates=tuple(records))
 
 
 def with_scores(run: Run, scores: Mapping[str, Iterable[float]], indices: Iterable[int], fidelity_weight: float) -> Run:

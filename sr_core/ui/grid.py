@@ -39,7 +39,8 @@ def _card(shown: Shown, record: CandidateRecord, picked: int | None) -> str:
     if record.problem is not None:
         return (
             f'<li class="sr-card sr-failed"><span class="sr-frame">Failed</span>'
-            f'<span class="sr-seed">seed {record.seed}</span><span class="sr-why">{escape(record.problem)}</span></li>'
+            f'<span class="sr-seed">{escape(record.name)}</span>'
+            f'<span class="sr-why">{escape(record.problem)}</span></li>'
         )
     badge, kind = _badge(shown.run, record)
     reward = "&nbsp;" if record.reward is None else f"{record.reward:.3f}"
@@ -48,7 +49,7 @@ def _card(shown: Shown, record: CandidateRecord, picked: int | None) -> str:
         f'<li class="sr-card {kind}"><button type="button" data-index="{record.index}" aria-pressed="{pressed}">'
         f'<span class="sr-frame"><img src="{escape(preview(shown, record))}" alt="{label}" decoding="async">'
         f"{badge}</span>"
-        f'<span class="sr-line"><span class="sr-seed">seed {record.seed}</span>'
+        f'<span class="sr-line"><span class="sr-seed">{escape(record.name)}</span>'
         f'<span class="sr-reward" title="Reward, 0 to 1 within this run">{reward}</span></span></button></li>'
     )
 

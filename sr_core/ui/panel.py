@@ -39,7 +39,7 @@ def show(visit: Visit, *, problems: Sequence[str] = (), words: str = "", num_exp
         grid = render_grid(None, picked=None, num_expected=num_expected) if num_expected else EMPTY
         return Panel(status, _switcher(visit), _hidden(), grid, None, _hidden(), "")
     picked = None if record is None else record.index
-    viewer = None if record is None else {**comparison(shown, record), "caption": _caption(shown, record.seed)}
+    viewer = None if record is None else {**comparison(shown, record), "caption": _caption(shown, record.name)}
     ranked = any(other.rank is not None for other in shown.run.candidates)
     return Panel(
         status,
@@ -63,10 +63,10 @@ def _switcher(visit: Visit) -> Update:
     return gr.update(choices=choices, value=visit.current if choices else None, visible=len(choices) > 1)
 
 
-def _caption(shown: Shown, seed: int) -> str:
+def _caption(shown: Shown, name: str) -> str:
     width, height = shown.run.values["size"]
     adapter = shown.run.values["adapter"]
-    words = f"seed {seed} \u00b7 {width} \u00d7 {height} px"
+    words = f"{name} \u00b7 {width} \u00d7 {height} px"
     return words if adapter == SFT else f"{words} \u00b7 {adapter_label(adapter)}"
 
 

@@ -69,7 +69,7 @@ def _best(run: Run, key: str) -> float:
 def _row(run: Run, record: CandidateRecord, keys: list[str], best: Mapping[str, float]) -> str:
     if record.problem is not None:
         rank, cells = "failed", f'<td colspan="{len(keys) + 1}">{escape(record.problem)}</td>'
-        return f'<tr><th scope="row">{rank}</th><td>{record.seed}</td>{cells}</tr>'
+        return f'<tr><th scope="row">{rank}</th><td>{_seed(record)}</td>{cells}</tr>'
     extreme = extreme_of(run, record)
     rank = "\u2013" if record.rank is None else f"{record.rank}{f' {extreme.lower()}' if extreme else ''}"
     reward = "\u2013" if record.reward is None else f"{record.reward:.3f}"
@@ -78,7 +78,11 @@ def _row(run: Run, record: CandidateRecord, keys: list[str], best: Mapping[str, 
         value = record.scores.get(key)
         text = "\u2013" if value is None else f"{value:.4g}"
         cells += f"<td><b>{text}</b></td>" if value == best[key] and len(run.candidates) > 1 else f"<td>{text}</td>"
-    return f'<tr><th scope="row">{rank}</th><td>{record.seed}</td><td>{reward}</td>{cells}</tr>'
+    return f'<tr><th scope="row">{rank}</th><td>{_seed(record)}</td><td>{reward}</td>{cells}</tr>'
+
+
+def _seed(record: CandidateRecord) -> str:
+    return escape(record.name) if record.seed is None else str(record.seed)
 
 
 def _basis(run: Run) -> str:

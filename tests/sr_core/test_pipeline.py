@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import PIL.Image
 import pytest
 import torch
@@ -17,6 +18,7 @@ from sr_core.pipeline import Progress, restorer_for, upscale
 from sr_core.resampling import resize_clamped
 from sr_core.restorer import Restorer
 from sr_core.runs import Run
+from sr_core.scoring import score_files
 from tests.lora import installed
 from tests.sr_core.test_restorer import Fakes
 
@@ -50,7 +52,7 @@ def test_a_run_streams_is_ranked_and_lies_whole_on_disk(photo: Path, tmp_path: P
     assert [record.seed for record in run.candidates] == [5, 6]
     assert sorted(record.rank or 0 for record in run.candidates) in ([1, 2], [1, 1])
     assert sorted(p.name for p in run.folder.iterdir()) == [
-        "bird_seed5.png", "bird_seed6.png", "input.png", "run.json",
+        "bird_seed5.png", "bird_seed6.png", "input.png", "prior.png", "run.json",
     ]  # fmt: skip
 
 
@@ -87,6 +89,21 @@ def test_run_json_says_what_was_done(photo: Path, tmp_path: Path) -> None:
     for candidate in content["candidates"]:
         assert {"seed", "rank", "reward", "scores", "file"} <= candidate.keys()
         assert candidate["scores"].keys() == {metric["key"] for metric in content["metrics"]}
+
+
+def test_the_prior_lies_beside_its_candidates(photo: Path, tmp_path: Path) -> None:
+    job = Job(**TINY)
+    run = finished(photo, tmp_path / "run", job)
+    lq = read_image(photo).pixels
+    prior = restorer_for("compact", "sft", "float32").prior(lq, job.request((40, 32)))
+    with PIL.Image.open(run.folder / run.values["prior"]) as image:
+        np.testing.assert_array_equal(np.asarray(image), to_uint8(prior))
+
+
+def test_every_run_has_a_name_of_its_own(photo: Path, tmp_path: Path) -> None:
+    ids = {finished(photo, tmp_path / name, Job(**TINY)).values["id"] for name in ("a", "b")}
+    assert len(ids) == 2
+    assert all(len(value) >= 20 for value in ids)
 
 
 def test_a_reference_makes_the_reward_a_full_hybrid(photo: Path, tmp_path: Path) -> None:
@@ -149,13 +166,21 @@ def test_an_adapter_at_zero_gives_the_same_seed_bit_for_bit(photo: Path, tmp_pat
 def test_a_comparison_changes_neither_the_candidates_nor_their_ranking(photo: Path, tmp_path: Path) -> None:
     compared = finished(photo, tmp_path / "compared", Job(**TINY, adapter="hpo", compare_adapter="nothing"))
     alone = finished(photo, tmp_path / "alone", Job(**TINY, adapter="hpo"))
-    assert [replace(record, before=None) for record in compared.candidates] == list(alone.candidates)
+    assert [replace(record, before=None, before_scores={}) for record in compared.candidates] == list(alone.candidates)
     for record in alone.candidates:
         assert torch.equal(pixels_at(compared, record.file), pixels_at(alone, record.file))
     assert sorted(p.name for p in alone.folder.iterdir()) == [
-        "bird_seed0.png", "bird_seed1.png", "input.png", "run.json",
+        "bird_seed0.png", "bird_seed1.png", "input.png", "prior.png", "run.json",
     ]  # fmt: skip
     assert alone.values["compare_adapter"] is None
+
+
+@pytest.mark.usefixtures("adapters")
+def test_both_sides_of_a_comparison_are_scored_alike(photo: Path, tmp_path: Path) -> None:
+    run = finished(photo, tmp_path / "run", Job(**TINY, adapter="hpo", compare_adapter="nothing"))
+    files = [run.folder / str(record.before) for record in run.candidates]
+    scored = score_files(files, lq=photo, metric_set="offline")["images"]
+    assert [dict(record.before_scores) for record in run.candidates] == [row["scores"] for row in scored]
 
 
 def test_a_comparison_that_failed_is_said_and_costs_no_candidate(

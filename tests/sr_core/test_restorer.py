@@ -185,7 +185,7 @@ class FakeBackbone:
 
     def decode(self, x: torch.Tensor, condition: FakeCondition) -> torch.Tensor:
         assert x.shape[-2:] == condition.photo.shape[-2:]
-        image = condition.photo.repeat_interleave(4, 2).repeat_interleave(4, 3).clone()
+        image = self.prior_image(condition)
         fault = self.spoil(self.dtype, self.num_decoded)
         self.num_decoded += 1
         if fault == "flat":
@@ -195,7 +195,7 @@ class FakeBackbone:
         return image
 
     def prior_image(self, condition: FakeCondition) -> torch.Tensor:
-        return self.decode(condition.photo[:, :1], condition)
+        return condition.photo.repeat_interleave(4, 2).repeat_interleave(4, 3).clone()
 
     def spectral_view(self, residual: torch.Tensor) -> torch.Tensor:
         return residual
@@ -241,6 +241,15 @@ def test_a_result_that_stays_faulty_is_yielded_as_a_problem_and_the_rest_goes_on
     assert sound.pixels is not None
     assert sound.problem is None
     assert fakes.by_dtype[torch.float32].num_decoded == (1 if dtype == torch.bfloat16 else 2)
+
+
+@pytest.mark.parametrize("side", [32, 300])
+def test_the_prior_told_on_the_way_is_the_one_drawn_alone(side: int) -> None:
+    photo, told = noisy_photo(side, 40), list[torch.Tensor]()
+    restorer, request = Restorer(Fakes(), torch.float32), request_for(num_candidates=1, size=(90, 70))
+    drawn = list(restorer.restore(photo, request, on_prior=told.append))
+    assert len(drawn) == len(told) == 1
+    assert torch.equal(told[0], restorer.prior(photo, request))
 
 
 def test_a_flat_photo_may_be_restored_flat() -> None:
