@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.stats import bootstrap
 from torch import Tensor
 from torch.nn.functional import interpolate
 from tqdm import tqdm
 
+from sr_core.adapter_comparison import mean_interval
 from sr_core.backbones.compact import CompactBackbone, load_compact
 from sr_core.degradations import degrade
 from sr_core.images import from_uint8, read_image, to_uint8
@@ -172,12 +172,6 @@ def evaluate_photo(
     return rows
 
 
-def interval(differences: np.ndarray) -> tuple[float, float, float]:
-    """Return mean and 95 % bootstrap interval (10,000 resamples, percentile) of paired differences."""
-    result = bootstrap((differences,), np.mean, n_resamples=10_000, method="percentile", rng=np.random.default_rng(0))
-    return float(differences.mean()), float(result.confidence_interval.low), float(result.confidence_interval.high)
-
-
 def _better(metric: str) -> float:
     """Return +1 where larger values are better, -1 otherwise."""
     return -1.0 if metric == "lsd" or metric_spec(metric).lower_is_better else 1.0
@@ -190,7 +184,7 @@ def gates(units: Sequence[dict[str, dict[str, float]]]) -> dict[str, dict[str, A
         return np.array([unit[row][metric] for unit in units])
 
     def gain(metric: str, row: str, other: str) -> tuple[float, float, float]:
-        return interval(_better(metric) * (column(row, metric) - column(other, metric)))
+        return mean_interval(_better(metric) * (column(row, metric) - column(other, metric)))
 
     lsd_ratio = float(column("head", "lsd").mean() / column("prior", "lsd").mean())
     psnr_change = float((column("head", "psnr") - column("prior", "psnr")).mean())

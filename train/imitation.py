@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sr_core.adapter_comparison import mean_interval
 from sr_core.backbones.backbone import Backbone
 from sr_core.backbones.compact import load_compact
 from sr_core.backbones.prior import SCALE
@@ -23,7 +24,6 @@ from sr_core.rewards.offline import load_lpips_layers
 from sr_core.tensors import Enlarged, Image
 from train.baselines import BUILT_IN, FEW_STEPS, FILTERS, PRIOR
 from train.data import CROP_PX, find_photos, seeded_generator
-from train.evaluate import interval
 from train.prefer import head_file
 from train.preference_config import HeldOutConfig, PreferRecipe
 
@@ -110,7 +110,7 @@ def _compared(values: Sequence[Distances]) -> dict[str, dict[str, Any]]:
     compared: dict[str, dict[str, Any]] = {}
     for name in values[0]:
         sft, adversary = (np.array([photo[name][side] for photo in values]) for side in ("sft", "adversary"))
-        gain = interval(sft - adversary)
+        gain = mean_interval(sft - adversary)
         means = {"sft": float(sft.mean()), "adversary": float(adversary.mean())}
         compared[name] = {**means, "gain": list(gain), "nearer": gain[1] > 0}
     return compared

@@ -1,14 +1,12 @@
 """What held-out scores of two adapters say: rewards over their union, curves over seeds, gates and intervals."""
 
 from collections.abc import Callable, Mapping, Sequence
-from math import comb
 from typing import Any
 
 import numpy as np
 
-from sr_core.rewards.group import hybrid_reward, score_term
+from sr_core.adapter_comparison import mean_interval, reward_curves, union_rewards
 from sr_core.rewards.registry import metric_spec
-from train.evaluate import interval
 
 SFT = "sft"
 TRAINED = ("lpips", "ssimulacra2", "vsi", "brisque", "niqe")
@@ -31,36 +29,8 @@ def lower_is_better(metric: str) -> bool:
     return LOWER[metric] if metric in LOWER else metric_spec(metric).lower_is_better
 
 
-def union_rewards(ours: Values, theirs: Values) -> tuple[np.ndarray, np.ndarray]:
-    """Return both models' rewards on one photograph, normalised over the union of their candidates."""
-    raw = {key: [*ours[key], *theirs[key]] for key in TRAINED}
-    reward = hybrid_reward(raw, {key: score_term(key) for key in TRAINED}).reward
-    count = len(ours[TRAINED[0]])
-    return reward[:count], reward[count:]
-
-
-def expected_best(values: np.ndarray, draws: int) -> float:
-    """Return the expected maximum of `draws` of the values, drawn without replacement: exact, by order statistics.
-
-    E max = sum_i v_(i) C(i - 1, m - 1) / C(n, m),   v_(1) <= ... <= v_(n)
-    """
-    ordered = np.sort(values)
-    chances = np.array([comb(i, draws - 1) for i in range(len(values))], dtype=np.float64) / comb(len(values), draws)
-    return float(ordered @ chances)
-
-
-def _curves(rewards: Sequence[np.ndarray]) -> dict[str, dict[int, float]]:
-    counts = [m for m in CURVE if m <= len(rewards[0])]
-    return {
-        "best": {m: float(np.mean([expected_best(r, m) for r in rewards])) for m in counts},
-        "mean": {m: float(np.mean([r.mean() for r in rewards])) for m in counts},
-        "worst": {m: float(np.mean([-expected_best(-r, m) for r in rewards])) for m in counts},
-    }
-
-
 def _gain(differences: np.ndarray) -> dict[str, float]:
-    mean, low, high = interval(differences)
-    return {"mean": mean, "low": low, "high": high}
+    return mean_interval(differences)._asdict()
 
 
 def compare(judged: Judged, ours: str, theirs: str, presets: Sequence[str] | None = None) -> dict[str, Any]:
@@ -71,7 +41,7 @@ def compare(judged: Judged, ours: str, theirs: str, presets: Sequence[str] | Non
     presets = tuple(presets or judged[ours])
     photos = sorted(judged[ours][presets[0]])
     rewards = {
-        (photo, preset): union_rewards(judged[ours][preset][photo], judged[theirs][preset][photo])
+        (photo, preset): union_rewards(judged[ours][preset][photo], judged[theirs][preset][photo], TRAINED)
         for photo in photos
         for preset in presets
     }
@@ -109,15 +79,18 @@ def compare(judged: Judged, ours: str, theirs: str, presets: Sequence[str] | Non
         }
     diversity = {"ours": float(raw(ours, "diversity").mean()), "theirs": float(raw(theirs, "diversity").mean())}
     diversity["ratio"] = diversity["ours"] / diversity["theirs"]
+    candidates = len(next(iter(rewards.values()))[0])
+    counts = [m for m in CURVE if m <= candidates]
     return {
         "ours": ours,
         "theirs": theirs,
         "photos": len(photos),
         "presets": list(presets),
-        "candidates": len(next(iter(rewards.values()))[0]),
+        "candidates": candidates,
         "reward": reward,
         "curves": {
-            name: _curves([pair[side] for pair in rewards.values()]) for side, name in enumerate((ours, theirs))
+            name: reward_curves([pair[side] for pair in rewards.values()], counts)
+            for side, name in enumerate((ours, theirs))
         },
         "metrics": metrics,
         "diversity": diversity,

@@ -4,9 +4,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 from skimage.metrics import structural_similarity
 
 from sr_core.errors import ConfigError
@@ -14,7 +11,7 @@ from sr_core.images import read_image, write_image
 from sr_core.spectra import luma
 from tests.lora import save_lora
 from train.judge import judge_adapters, photo_pair, ssim
-from train.judge_tables import CURVE, HOLD_OUTS, SFT, TRAINED, Values, compare, expected_best, union_rewards
+from train.judge_tables import CURVE, HOLD_OUTS, SFT, TRAINED, Values, compare
 from train.preference_config import DrawConfig, HeldOutConfig
 
 SEEDS = 4
@@ -80,24 +77,6 @@ def test_curves_meet_at_one_draw_and_end_at_the_extremes(judged: dict[str, dict[
         assert worst == sorted(worst, reverse=True)
     assert found["curves"]["moved"]["best"][SEEDS] == pytest.approx(found["reward"]["best"]["ours"])
     assert found["curves"]["moved"]["worst"][SEEDS] == pytest.approx(found["reward"]["worst"]["ours"])
-
-
-@given(arrays(np.float64, 6, elements=st.floats(0, 1)), st.integers(1, 6))
-def test_the_expected_best_is_the_mean_over_all_subsets(values: np.ndarray, draws: int) -> None:
-    from itertools import combinations
-
-    every = [max(chosen) for chosen in combinations(values.tolist(), draws)]
-    assert expected_best(values, draws) == pytest.approx(np.mean(every))
-
-
-def test_rewards_are_normalised_over_both_models_together() -> None:
-    ours = {name: [1.0, 3.0] for name in TRAINED}
-    theirs = {name: [2.0, 5.0] for name in TRAINED}
-    own, other = union_rewards(ours, theirs)
-    # lpips, brisque and niqe fall, ssimulacra2 and vsi rise: thirds and halves of the two halves of the reward.
-    rising, falling = np.array([0, 2, 1, 4]) / 4, 1 - np.array([0, 2, 1, 4]) / 4
-    wanted = (2 / 3 * rising + 1 / 3 * falling) / 2 + falling / 2
-    np.testing.assert_allclose(np.concatenate([own, other]), wanted)
 
 
 def test_finished_parts_are_not_drawn_again_and_missing_ones_are(
