@@ -36,6 +36,7 @@ class Attachments:
 
     exif: Exif
     xmp: bytes
+    """Empty for none."""
     dpi: tuple[float, float] | None
 
 
@@ -52,7 +53,8 @@ def encode_png(pixels: Array, attached: Attachments, *, fast: bool = False) -> b
         per_metre = [round(value / _INCH) for value in attached.dpi]
         chunks += _png_chunk(b"pHYs", struct.pack(">IIB", *per_metre, 1))
     chunks += _png_chunk(b"eXIf", pack_exif(attached.exif))
-    chunks += _png_chunk(b"iTXt", b"XML:com.adobe.xmp\x00\x00\x00\x00\x00" + attached.xmp)
+    if attached.xmp:
+        chunks += _png_chunk(b"iTXt", b"XML:com.adobe.xmp\x00\x00\x00\x00\x00" + attached.xmp)
     header_end = 8 + 25
     return bytes(encoded[:header_end]) + chunks + bytes(encoded[header_end:])
 
@@ -125,9 +127,10 @@ def encode_tiff(pixels: Array, attached: Attachments) -> bytes:
         279: integers(LONG, order, *map(len, strips)),
         284: integers(SHORT, order, 1),  # channels side by side
         317: integers(SHORT, order, 2),  # each value less its left neighbour
-        700: Entry(_BYTE, attached.xmp),
         34675: Entry(UNDEFINED, srgb_profile()),
     }
+    if attached.xmp:
+        tags[700] = Entry(_BYTE, attached.xmp)
     if channels == 4:
         tags[338] = integers(SHORT, order, 2)  # straight alpha
     gap = b"\x00" * (offsets[-1] % 2)

@@ -17,7 +17,7 @@ from sr_core.errors import InputError
 from sr_core.files import replacing
 from sr_core.limits import OUTPUTS, check_file_size, check_output_size
 from sr_core.metadata import Marker, Metadata, marker_packet, output_exif, parse_marker
-from sr_core.samples import Array
+from sr_core.samples import Array, eight_bits
 from sr_core.sandbox import decode_isolated
 from sr_core.tensors import Image
 
@@ -122,14 +122,15 @@ def write_image(
     dpi: float | int | None = None,
     bit_depth: int = 8,
     recipe: Mapping[str, object] | None = None,
+    marked: bool = True,
     fast: bool = False,
 ) -> None:
     """Write one image with its metadata, the sRGB profile and the mark; atomically.
 
     `format` is a name in FORMATS. Tensors are (1, 3, h, w) in [0, 1]; arrays are written as they
     are where their depth is `bit_depth`. `dpi` sets the print resolution, otherwise the photo's own
-    is kept. `recipe` is stored as JSON inside the mark. `fast` shortens PNG compression. JPEG has no
-    transparency: what is clear becomes white.
+    is kept. `recipe` is stored as JSON inside the mark; what no trained model made is not `marked`.
+    `fast` shortens PNG compression. JPEG has no transparency: what is clear becomes white.
 
     Raises InputError if the format, the depth or the size cannot be written.
     """
@@ -151,7 +152,7 @@ def write_image(
     resolution = metadata.dpi if dpi is None else (float(dpi), float(dpi))
     attached = Attachments(
         exif=output_exif(metadata.exif, width, height, resolution, keep_gps=keep_gps),
-        xmp=marker_packet(recipe),
+        xmp=marker_packet(recipe) if marked else b"",
         dpi=resolution,
     )
     encoded = encode_png(array, attached, fast=True) if fast and format == "png" else kind.encode(array, attached)
@@ -188,7 +189,7 @@ def _quantised(
         return _rounded(pixels, 65535, torch.int32).numpy().astype(np.uint16)
     if pixels.dtype == np.uint8:
         return pixels if bit_depth == 8 else pixels.astype(np.uint16) * np.uint16(257)
-    return pixels if bit_depth == 16 else ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    return pixels if bit_depth == 16 else eight_bits(pixels)
 
 
 def _unit_range(array: Array) -> Tensor:

@@ -40,3 +40,8 @@ def upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
     if orientation in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]
     return pixels
+
+
+def eight_bits(pixels: Array) -> NDArray[np.uint8]:
+    """Return samples in 8 bits: rounded to the nearest of them where they have 16."""
+    return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8) if pixels.dtype == np.uint16 else pixels

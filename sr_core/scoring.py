@@ -4,11 +4,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from sr_core.errors import InputError
 from sr_core.images import Pixels8, from_uint8, read_image, read_output, to_uint8
 from sr_core.pipeline import scorer_for
+from sr_core.samples import eight_bits
 
 ReadPixels = Callable[[Path], Pixels8]
 """Gives the 8-bit sRGB pixels (h, w, 3) of a file; raises InputError if it cannot."""
@@ -21,9 +20,7 @@ def upload_pixels(path: Path) -> Pixels8:
 
 def local_pixels(path: Path) -> Pixels8:
     """Read a file of the user's own, up to the output limits; 16 bits are rounded to 8."""
-    pixels = read_output(path).pixels
-    levels = np.iinfo(pixels.dtype).max
-    return np.floor(pixels.astype(np.float64) / levels * 255 + 0.5).astype(np.uint8) if levels > 255 else pixels
+    return eight_bits(read_output(path).pixels)
 
 
 def _same_size(images: Sequence[Pixels8]) -> tuple[int, int]:
