@@ -14,7 +14,7 @@ from sr_core.images import from_uint8, to_uint8
 from sr_core.resampling import resize_clamped
 from sr_core.rewards.crops import Crop, scored_crops
 from sr_core.rewards.group import CONSISTENCY, GroupReward, hybrid_reward, score_term
-from sr_core.rewards.registry import Metric, Reference, load_metric, metric_set
+from sr_core.rewards.registry import Metric, MetricSet, Reference, load_metric, metric_set
 from sr_core.tensors import Image
 
 Pixels8 = UInt8[np.ndarray, "h w 3"]
@@ -64,12 +64,12 @@ class _Score(NamedTuple):
 class GroupScorer:
     """The metrics of one set, loaded once and applied to group after group."""
 
-    def __init__(self, name: str, *, device: str = "cpu") -> None:
-        """Load every metric of the set that can be loaded; `missing` lists the others.
+    def __init__(self, name: str | MetricSet, *, device: str = "cpu") -> None:
+        """Load every metric of the named or given set that can be loaded; `missing` lists the others.
 
         Raises ConfigError if there is no such set.
         """
-        self.metric_set = metric_set(name)
+        self.metric_set = metric_set(name) if isinstance(name, str) else name
         self.device = device
         self._metrics: dict[str, Metric] = {}
         missing = []
