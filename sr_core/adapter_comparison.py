@@ -25,7 +25,8 @@ class MeanInterval(NamedTuple):
     high: float
 
 
-class SeedChange(NamedTuple):
+@dataclass(frozen=True)
+class SeedChange:
     """One seed drawn by both adapters."""
 
     index: int
