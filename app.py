@@ -2,15 +2,19 @@
 
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from starlette.middleware import Middleware
 
-from sr_core.commands import quieten_libraries
+from sr_core.commands import quieten_libraries, run_commands
+from sr_core.runs import Run
+from sr_core.ui.explorer.chart import PLOTLY_FOLDER
 from sr_core.ui.headers import CarefulHeaders
 from sr_core.ui.page import build_page
-from sr_core.ui.theme import page_theme, static_text
+from sr_core.ui.theme import page_theme, static_text, style_sheets
 from sr_core.ui.visits import VisitStore
 
 SWEEP_S = 60.0
@@ -22,9 +26,11 @@ def launch_options(store: VisitStore) -> dict[str, Any]:
     """Return how the page is served: what visitors may reach, and how it looks."""
     return {
         "theme": page_theme(),
-        "css": static_text("page.css"),
+        "css": style_sheets(),
+        "js": static_text("explorer.js"),
         "max_file_size": "32mb",
-        "allowed_paths": [str(store.root)],
+        "allowed_paths": [str(store.root), str(PLOTLY_FOLDER)],
+        "blocked_paths": [str(store.library.root), str(store.private)],
         "show_error": False,
         "strict_cors": True,
         "run_history": False,
@@ -36,33 +42,48 @@ def launch_options(store: VisitStore) -> dict[str, Any]:
     }
 
 
-def serve(root: Path) -> None:
-    """Serve the page until it is interrupted; visitors' runs live below `root`, each visit in its own folder."""
+def serve(root: Path, runs: Sequence[Path] = ()) -> None:
+    """Serve the page until it is interrupted; visitors' runs live below `root`, each visit in its own folder.
+
+    Each of `runs`, folders with run.json, is opened for the page and its link printed.
+    Raises InputError if one of them is no run.
+    """
     quieten_libraries()
+    opened = [Run.open(folder.resolve()) for folder in runs]
     root.mkdir(parents=True, exist_ok=True)
     store = VisitStore(root.resolve())
+    links = [(run.folder.name, store.library.keep(run)) for run in opened]
     page = build_page(store)
     page.queue(max_size=MAX_WAITING)
     store.sweep_every(SWEEP_S)
     everywhere = "0.0.0.0" if "SPACE_ID" in os.environ else "127.0.0.1"
+    name = os.environ.get("GRADIO_SERVER_NAME", everywhere)
+    port = int(os.environ.get("GRADIO_SERVER_PORT", "7860"))
+    for run, run_id in links:
+        typer.echo(f"{run}: http://{name}:{port}/?run={run_id}")
     try:
-        page.launch(
-            server_name=os.environ.get("GRADIO_SERVER_NAME", everywhere),
-            server_port=int(os.environ.get("GRADIO_SERVER_PORT", "7860")),
-            **launch_options(store),
-        )
+        page.launch(server_name=name, server_port=port, **launch_options(store))
     finally:
         store.clear()
 
 
-def main() -> None:
+def serve_page(
+    runs: Annotated[list[Path] | None, typer.Argument(help="Run folders to open; their links are printed.")] = None,
+) -> None:
     """Serve on 127.0.0.1:7860, on a Space on every address; SR_RUN_ROOT names another place for runs."""
     chosen = os.environ.get("SR_RUN_ROOT")
     if chosen:
-        serve(Path(chosen))
+        serve(Path(chosen), runs or ())
         return
     with tempfile.TemporaryDirectory(prefix="sr-runs-", ignore_cleanup_errors=True) as folder:
-        serve(Path(folder))
+        serve(Path(folder), runs or ())
+
+
+def main() -> None:
+    """Read the command line and serve; exit 2 with one line if a folder holds no run."""
+    command = typer.Typer(add_completion=False, rich_markup_mode=None)
+    command.command()(serve_page)
+    run_commands(command, "app.py")
 
 
 if __name__ == "__main__":

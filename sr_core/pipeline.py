@@ -1,7 +1,6 @@
 """The one job of page, API and command line: a photo in, a ranked run on disk out."""
 
 import hashlib
-import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -24,7 +23,7 @@ from sr_core.noise import GENERATOR
 from sr_core.precision import resolve_dtype
 from sr_core.restorer import MAX_CANDIDATES, Candidate, Restorer, RestoreRequest, Stop, image_fault
 from sr_core.rewards import GroupScorer
-from sr_core.runs import CandidateRecord, Run, with_before_scores, with_scores
+from sr_core.runs import CandidateRecord, Run, new_run_id, with_before_scores, with_scores
 from sr_core.tensors import Enlarged, Image
 from sr_core.version import VERSION
 
@@ -54,11 +53,6 @@ def restorer_for(backbone: str, adapter: str, dtype: str) -> Restorer:
 def scorer_for(name: str) -> GroupScorer:
     """Return the scorer of a metric set, loaded once."""
     return GroupScorer(name)
-
-
-def new_run_id() -> str:
-    """Return a name for a run that nobody can guess: whoever knows it may open the run by its link."""
-    return secrets.token_urlsafe(16)
 
 
 def _new_run(photo_path: Path, photo: Photo, folder: Path, job: Job, size: tuple[int, int]) -> Run:

@@ -1,6 +1,7 @@
 """A run on disk: one photo's candidates with their recipe and scores in `run.json`, whole at every moment."""
 
 import json
+import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -11,6 +12,11 @@ from sr_core.files import replacing
 from sr_core.rewards.group import GroupReward, hybrid_reward, score_term
 
 RUN_FILE = "run.json"
+
+
+def new_run_id() -> str:
+    """Return a name for a run that nobody can guess: whoever knows it may open the run by its link."""
+    return secrets.token_urlsafe(16)
 
 
 @dataclass(frozen=True, kw_only=True)

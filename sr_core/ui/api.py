@@ -13,9 +13,9 @@ from sr_core.pipeline import upscale as upscale_photo
 from sr_core.runs import RUN_FILE
 from sr_core.scoring import score_files
 from sr_core.ui.downloads import write_archive
-from sr_core.ui.events import in_words
 from sr_core.ui.settings import EXACT, FACTOR, Number, Settings
 from sr_core.ui.visits import VisitStore
+from sr_core.ui.words import in_words
 
 _DEFAULT = Job()
 UpscaleAnswer = tuple[str | None, dict[str, Any], str]

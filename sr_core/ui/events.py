@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from shutil import copyfile
 from typing import Any
@@ -22,17 +21,9 @@ from sr_core.ui.plans import Plan, describe_plan, plan_run
 from sr_core.ui.settings import PRESETS, YOURS, Settings, WidgetValue, adapter_choices, describe_adapters
 from sr_core.ui.thumbs import render_thumbs
 from sr_core.ui.visits import Visit, VisitStore
+from sr_core.ui.words import in_words
 
 Files = Sequence[str] | None
-
-
-@contextmanager
-def in_words() -> Iterator[None]:
-    """Turn an error that a visitor can mend into a message on the page."""
-    try:
-        yield
-    except SRError as error:
-        raise gr.Error(str(error), title="That does not work", print_exception=False) from error
 
 
 class PageEvents:
@@ -119,6 +110,7 @@ class PageEvents:
         for update in upscale(photo, folder, job, reference=target, stop=visit.stop.is_set, on_step=on_step):
             shown = visit.put(update.run, job, update.message)
             if shown.finished:
+                self._store.library.keep(shown.run)
                 shown.seconds = time.monotonic() - started
                 # What this machine really takes makes the next estimate a better one.
                 self._pace = max(1.0, shown.seconds / cost.seconds)
@@ -149,6 +141,21 @@ class PageEvents:
         visit.picked = int(event.index)
         panel = show(visit)
         return panel.grid, panel.viewer
+
+    def open(self, request: gr.Request) -> Panel:
+        """Show the run that the address names, if it names one."""
+        visit, run_id = self._visit(request), request.query_params.get("run")
+        if run_id:
+            try:
+                visit.open_run(self._store.library, run_id)
+            except InputError as error:
+                gr.Warning(str(error), title="Nothing to open")
+        return show(visit)
+
+    def back(self, request: gr.Request) -> tuple[Any, ...]:
+        """Show what other tabs have changed: the run on screen and the slider."""
+        visit = self._visit(request)
+        return (round(100 * (1 - visit.fidelity_weight)), *show(visit))
 
     def switch(self, place: int, request: gr.Request) -> Panel:
         """Show the run of another photo."""

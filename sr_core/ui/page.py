@@ -13,6 +13,9 @@ from sr_core.samplers import SAMPLERS
 from sr_core.ui.api import make_upscale, score
 from sr_core.ui.events import PageEvents
 from sr_core.ui.examples import render_examples
+from sr_core.ui.explorer.explore import Explore
+from sr_core.ui.explorer.section import COMPUTE, LIGHT, Section
+from sr_core.ui.explorer.sections import PAGES
 from sr_core.ui.grid import EMPTY
 from sr_core.ui.plans import Plan, describe_plan
 from sr_core.ui.settings import EXACT, FACTOR, PRESETS, YOURS, Settings, adapter_choices, describe_adapters
@@ -21,8 +24,6 @@ from sr_core.ui.theme import static_text
 from sr_core.ui.visits import VisitStore
 
 TITLE = "SR Reward Explorer"
-COMPUTE = "compute"
-"""Events that use the model or the metrics share one queue: one at a time."""
 STORAGE_KEY, STORAGE_SECRET = "sr-reward-explorer-1", "settings-are-no-secret"
 
 _HEADER = f"""
@@ -53,15 +54,33 @@ def build_page(store: VisitStore) -> gr.Blocks:
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 3600)) as page:
         saved = gr.BrowserState(None, storage_key=STORAGE_KEY, secret=STORAGE_SECRET)
         gr.HTML(_HEADER)
-        with gr.Row(elem_id="sr-columns"):
-            with gr.Column(elem_id="sr-side"):
-                inputs = _input_side()
-            with gr.Column(elem_id="sr-main"):
-                results = _result_side()
+        with gr.Tabs(elem_id="sr-tabs"):
+            with gr.Tab("Restore", id="restore", elem_id="sr-tab-restore") as restore, gr.Row(elem_id="sr-columns"):
+                with gr.Column(elem_id="sr-side"):
+                    inputs = _input_side()
+                with gr.Column(elem_id="sr-main"):
+                    results = _result_side()
+            with gr.Tab("Explore", id="explore", elem_id="sr-tab-explore") as explore:
+                Explore(store).build(explore)
+            for section in PAGES:
+                _section_tab(store, section)
         _wire(events, saved, inputs, results)
+        restore.select(events.back, None, [results["taste"], *results["panel"]], **LIGHT)
+        page.load(events.open, None, results["panel"], show_progress="hidden", api_visibility="private")
         page.unload(events.leave)
         _endpoints(store)
     return page
+
+
+def _section_tab(store: VisitStore, section: Section) -> None:
+    """Lay out a view that has a tab of its own; it is filled when it is opened."""
+
+    def show(request: gr.Request) -> list[Any]:
+        return section.show(store.visit(request.session_hash))
+
+    with gr.Tab(section.label, id=section.name, elem_id=f"sr-tab-{section.name}") as tab:
+        widgets = section.build(store)
+    tab.select(show, None, widgets, **LIGHT)
 
 
 def _input_side() -> dict[str, Any]:
@@ -167,15 +186,19 @@ def _result_side() -> dict[str, Any]:
         w["save_candidate"] = gr.Button("Download this one", variant="primary", elem_id="sr-save-one")
         w["save_run"] = gr.Button("Download the whole run (zip)", elem_id="sr-save-run")
     w["details"] = gr.HTML("", elem_id="sr-details", apply_default_css=False)
+    w["link"] = gr.HTML(
+        None, html_template=static_text("link.html"), js_on_load=static_text("link.js"), elem_id="sr-link",
+        apply_default_css=False,
+    )  # fmt: skip
     w["save"] = gr.HTML(None, html_template="", js_on_load=static_text("save.js"), elem_id="sr-save")
-    names = ("status", "switcher", "taste_box", "grid", "viewer", "keep", "details")
+    names = ("status", "switcher", "taste_box", "grid", "viewer", "keep", "details", "link")
     w["panel"] = [w[name] for name in names]
     return w
 
 
 def _wire(events: PageEvents, saved: gr.BrowserState, i: dict[str, Any], r: dict[str, Any]) -> None:
     """Connect widgets and events."""
-    light: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+    light = LIGHT
     # Gradio delivers messages of its own only through the queue.
     telling: dict[str, Any] = {**light, "queue": True, "concurrency_limit": None}
     fields = i["fields"]

@@ -7,6 +7,7 @@ import gradio as gr
 
 from sr_core.backbones import SFT, adapter_label
 from sr_core.ui.grid import EMPTY, render_grid
+from sr_core.ui.library import KEEP_S
 from sr_core.ui.pictures import comparison
 from sr_core.ui.status import render_status
 from sr_core.ui.tables import render_details
@@ -29,6 +30,8 @@ class Panel(NamedTuple):
     keep: Any
     """Holds the downloads."""
     details: Any
+    link: Any
+    """The run's name for its link, once it is kept."""
 
 
 def show(visit: Visit, *, problems: Sequence[str] = (), words: str = "", num_expected: int = 0) -> Panel:
@@ -37,7 +40,7 @@ def show(visit: Visit, *, problems: Sequence[str] = (), words: str = "", num_exp
     status = render_status(shown, problems=problems, words=words)
     if shown is None:
         grid = render_grid(None, picked=None, num_expected=num_expected) if num_expected else EMPTY
-        return Panel(status, _switcher(visit), _hidden(), grid, None, _hidden(), "")
+        return Panel(status, _switcher(visit), _hidden(), grid, None, _hidden(), "", None)
     picked = None if record is None else record.index
     viewer = None if record is None else {**comparison(shown, record), "caption": _caption(shown, record.name)}
     ranked = any(other.rank is not None for other in shown.run.candidates)
@@ -49,13 +52,19 @@ def show(visit: Visit, *, problems: Sequence[str] = (), words: str = "", num_exp
         viewer,
         gr.update(visible=shown.finished and record is not None),
         render_details(shown.run),
+        _link(shown),
     )
 
 
 def waiting(visit: Visit, num_expected: int, words: str) -> Panel:
     """Return the result side between the press on the button and the first candidate."""
     grid = render_grid(None, picked=None, num_expected=num_expected)
-    return Panel(render_status(None, words=words), _switcher(visit), _hidden(), grid, None, _hidden(), "")
+    return Panel(render_status(None, words=words), _switcher(visit), _hidden(), grid, None, _hidden(), "", None)
+
+
+def _link(shown: Shown) -> dict[str, str] | None:
+    run_id = shown.run.values.get("id")
+    return {"run": run_id, "kept": f"{KEEP_S / 3600:.0f} hours"} if run_id and shown.finished else None
 
 
 def _switcher(visit: Visit) -> Update:

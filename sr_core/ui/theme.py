@@ -12,6 +12,12 @@ def static_text(name: str) -> str:
     return (STATIC / name).read_text(encoding="utf-8")
 
 
+def style_sheets() -> str:
+    """Return the page's style sheet with those of its views behind it."""
+    names = sorted(path.name for path in STATIC.glob("*.css"))
+    return "\n".join(static_text(name) for name in sorted(names, key=lambda name: name != "page.css"))
+
+
 def page_theme() -> gr.themes.Base:
     """Return the theme; no font or style is fetched from elsewhere."""
     theme = gr.themes.Base(

@@ -12,7 +12,9 @@ from pathlib import Path
 
 from sr_core.errors import InputError
 from sr_core.job import Job
+from sr_core.restorer import MAX_CANDIDATES
 from sr_core.runs import CandidateRecord, Run
+from sr_core.ui.library import RunLibrary
 
 IDLE_S = 3600.0
 """A visit that nobody has touched for so long is forgotten."""
@@ -20,6 +22,24 @@ CLOSED_S = 300.0
 """Time in which a page that lost its connection may come back to its runs."""
 MAX_RUNS = 24
 """Runs that one visit keeps; the oldest are deleted."""
+
+
+def job_of(run: Run) -> Job:
+    """Return the settings of a run that was made elsewhere, as far as it says them."""
+    values, drawn = run.values, [record for record in run.candidates if record.seed is not None]
+    return Job(
+        num_candidates=min(MAX_CANDIDATES, max(1, len(drawn))),
+        seed=drawn[0].seed if drawn and drawn[0].seed is not None else 0,
+        num_steps=values["steps"],
+        sampler=values["sampler"],
+        size=tuple(values["size"]),
+        color=values["color"],
+        metric_set=values["metric_set"],
+        fidelity_weight=values["fidelity_weight"],
+        backbone=values["backbone"],
+        adapter=values["adapter"],
+        compare_adapter=values.get("compare_adapter"),
+    )
 
 
 @dataclass(kw_only=True)
@@ -37,6 +57,11 @@ class Shown:
     def view_folder(self) -> Path:
         """Where pictures lie that only the page needs: previews and the enlarged input."""
         return self.run.folder.with_name(f"{self.run.folder.name}.view")
+
+    @property
+    def key(self) -> str:
+        """Names the run among those of its visit."""
+        return self.run.folder.name
 
     @property
     def name(self) -> str:
@@ -62,6 +87,8 @@ class Visit:
     """Index of the candidate chosen by hand; None follows the best."""
     fidelity_weight: float = 0.5
     """0 is vivid, 1 faithful; the slider's last word."""
+    view: str = ""
+    """Name of the view that is open under Explore; empty is the first."""
     busy: bool = False
     last_seen: float = 0.0
     _count: int = 0
@@ -88,6 +115,26 @@ class Visit:
         self.shown.append(Shown(run=run, job=job, message=message))
         self.current, self.picked = len(self.shown) - 1, None
         return self.shown[-1]
+
+    def show_run(self, key: str) -> Shown:
+        """Put another run on screen; raises InputError if it is not here any more."""
+        for place, shown in enumerate(self.shown):
+            if shown.key == key:
+                self.current, self.picked = place, None
+                return shown
+        raise InputError("that run is not here any more")
+
+    def open_run(self, library: RunLibrary, run_id: str) -> Shown:
+        """Put a kept run on screen, as it is here already or copied from the library.
+
+        Raises InputError if it is not there any more.
+        """
+        for shown in self.shown:
+            if shown.run.values.get("id") == run_id:
+                return self.show_run(shown.key)
+        self._count += 1
+        run = library.open(run_id, self.folder / f"{self._count:03d}-opened")
+        return self.put(run, job_of(run), "opened")
 
     @property
     def on_screen(self) -> Shown | None:
@@ -137,6 +184,9 @@ class VisitStore:
         clock: Callable[[], float | int] = time.monotonic,
     ) -> None:  # fmt: skip
         self.root = root
+        self.library = RunLibrary(root / "library")
+        self.private = root / "private"
+        """For what no browser may fetch, such as a database."""
         self._idle_s, self._closed_s, self._clock = idle_s, closed_s, clock
         self._visits: dict[str, Visit] = {}
         self._lock = threading.Lock()
@@ -167,6 +217,7 @@ class VisitStore:
             old = [k for k, v in self._visits.items() if not v.busy and now - v.last_seen > self._idle_s]
             for key in old:
                 shutil.rmtree(self._visits.pop(key).folder, ignore_errors=True)
+        self.library.sweep()
 
     def sweep_every(self, seconds: float) -> None:
         """Sweep in the background for as long as the process lives."""

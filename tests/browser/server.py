@@ -8,7 +8,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -38,14 +38,17 @@ import sys
 from pathlib import Path
 import app
 from sr_core import backbones
-backbones.ASSETS = Path(sys.argv[1])
+backbones.ASSETS = Path(sys.argv.pop(1))
 app.main()
 """
 
 
 @contextmanager
-def served_page(run_root: Path, *, assets: Path | None = None) -> Iterator[str]:
-    """Run `python app.py` and yield the page's address once it answers; `assets` has adapters for it to offer."""
+def served_page(run_root: Path, *, assets: Path | None = None, runs: Sequence[Path] = ()) -> Iterator[str]:
+    """Run `python app.py` and yield the page's address once it answers.
+
+    `assets` has adapters for it to offer; `runs` are run folders that it opens for their links.
+    """
     port = free_port()
     environment = {**os.environ, "GRADIO_SERVER_PORT": str(port), "SR_RUN_ROOT": str(run_root)}
     environment.pop("GRADIO_SERVER_NAME", None)
@@ -53,7 +56,11 @@ def served_page(run_root: Path, *, assets: Path | None = None) -> Iterator[str]:
     command = ["app.py"] if assets is None else ["-c", WITH_ADAPTERS, str(assets)]
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, *command], cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT
+            [sys.executable, *command, *map(str, runs)],
+            cwd=ROOT,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
         )
         try:
             address = f"http://127.0.0.1:{port}/"

@@ -1,0 +1,1 @@
+"""What researchers open behind a ranking: one module per view."""

@@ -1,0 +1,28 @@
+"""Buttons that open pictures of a run in the comparer, as HTML."""
+
+from html import escape
+
+from sr_core.runs import CandidateRecord
+
+INPUT, PRIOR, REFERENCE = "input", "prior", "reference"
+"""Picture ids of what a run holds beside its candidates."""
+
+
+def candidate_id(record: CandidateRecord) -> str:
+    """Return the picture id of a candidate."""
+    return f"candidate-{record.index}"
+
+
+def before_id(record: CandidateRecord) -> str:
+    """Return the picture id of the same seed drawn by the run's adapter to compare with."""
+    return f"before-{record.index}"
+
+
+def pin_button(words: str, right: str, left: str | None = None, run: str | None = None) -> str:
+    """Return a button that puts `right`, and `left` if named, into the comparer.
+
+    Both are picture ids; `run` is the key of another run of the visit that is opened first.
+    """
+    places = {"right": right, "left": left, "run": run}
+    data = "".join(f' data-pin-{side}="{escape(value)}"' for side, value in places.items() if value is not None)
+    return f'<button type="button" class="sr-pin"{data}>{escape(words)}</button>'

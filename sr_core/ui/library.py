@@ -1,0 +1,87 @@
+"""Finished runs kept for their links: each under a name that nobody can guess."""
+
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from sr_core.errors import InputError
+from sr_core.runs import RUN_FILE, Run, new_run_id
+
+KEEP_S = 24 * 3600.0
+"""A run that nobody has opened for so long is deleted."""
+_ID = re.compile(r"[\w-]{16,64}")
+
+
+class RunLibrary:
+    """Copies of finished runs; files are shared with the visits by hard links, so a copy costs no room."""
+
+    def __init__(
+        self, root: Path, *, keep_s: float | int = KEEP_S, clock: Callable[[], float | int] = time.time
+    ) -> None:
+        self.root = root
+        self.keep_s = keep_s
+        self._clock = clock
+
+    def keep(self, run: Run) -> str:
+        """Keep a run with its present ranking, in place of an older state of it, and return its name.
+
+        A run of an earlier version has no name yet and gets one.
+        """
+        run_id = run.values.get("id")
+        if not isinstance(run_id, str) or _ID.fullmatch(run_id) is None:
+            run_id = new_run_id()
+        self.root.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=".new-", dir=self.root))
+        _link_files(run.folder, aside)
+        replace(run, folder=aside, values={**run.values, "id": run_id}).save()
+        place = self.root / run_id
+        if place.is_dir():
+            place.rename(Path(tempfile.mkdtemp(prefix=".old-", dir=self.root)) / "run")
+        aside.rename(place)
+        self._touch(place)
+        for old in self.root.glob(".old-*"):
+            shutil.rmtree(old, ignore_errors=True)
+        return run_id
+
+    def holds(self, run_id: str) -> bool:
+        """Return whether a run is here."""
+        return _ID.fullmatch(run_id) is not None and (self.root / run_id / RUN_FILE).is_file()
+
+    def open(self, run_id: str, folder: Path) -> Run:
+        """Put a kept run into `folder` and return it; raises InputError if it is not here any more."""
+        if not self.holds(run_id):
+            raise InputError("that run is not here any more; a link lasts while its run is kept")
+        folder.mkdir(parents=True)
+        _link_files(self.root / run_id, folder)
+        self._touch(self.root / run_id)
+        return Run.open(folder)
+
+    def delete(self, run_id: str) -> None:
+        """Delete a kept run at once; its link opens nothing any more."""
+        if self.holds(run_id):
+            shutil.rmtree(self.root / run_id)
+
+    def sweep(self) -> None:
+        """Delete runs that nobody has opened for long."""
+        for place in self.root.glob("*/") if self.root.is_dir() else ():
+            if self._clock() - place.stat().st_mtime > self.keep_s:
+                shutil.rmtree(place, ignore_errors=True)
+
+    def _touch(self, place: Path) -> None:
+        now = float(self._clock())
+        os.utime(place, (now, now))
+
+
+def _link_files(source: Path, target: Path) -> None:
+    """Link every file of a run's folder; its files are replaced, never changed in place."""
+    for path in source.iterdir():
+        if path.is_file():
+            try:
+                os.link(path, target / path.name)
+            except OSError:
+                shutil.copyfile(path, target / path.name)

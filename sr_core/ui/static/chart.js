@@ -1,0 +1,67 @@
+const find = (selector) => element.querySelector(selector);
+const chart = find(".sr-chart"), stage = find(".sr-chart-stage"), table = find(".sr-chart-table");
+let drawn = null, wired = false;
+if (window.innerWidth <= 860) table.open = false;
+
+// One copy of the library serves every chart of the page.
+function library() {
+  window.srPlotly = window.srPlotly || new Promise((resolve, reject) => {
+    const script = document.createElement("script");
+    script.src = props.script;
+    script.onload = () => resolve(window.Plotly);
+    script.onerror = () => { window.srPlotly = null; reject(new Error("the chart library did not load")); };
+    document.head.appendChild(script);
+  });
+  return window.srPlotly;
+}
+
+const colour = (name) => getComputedStyle(element).getPropertyValue(name).trim();
+
+function themed(layout) {
+  const ink = colour("--sr-ink"), line = colour("--sr-line"), soft = colour("--sr-soft");
+  const result = structuredClone(layout);
+  delete result.template;
+  Object.assign(result, {
+    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", autosize: true,
+    font: { color: ink, size: 13, family: getComputedStyle(element).fontFamily, ...(result.font || {}) },
+    hoverlabel: { font: { size: 13 }, ...(result.hoverlabel || {}) },
+    colorway: result.colorway || ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#8A8A8A", "#B59B00"],
+    margin: { l: 56, r: 12, t: 16, b: 48, ...(result.margin || {}) },
+    legend: { orientation: "h", y: -0.22, ...(result.legend || {}) },
+  });
+  delete result.width;
+  for (const name of new Set(["xaxis", "yaxis", ...Object.keys(result).filter((key) => /^[xy]axis\d*$/.test(key))]))
+    result[name] = { gridcolor: line, zerolinecolor: soft, linecolor: soft, automargin: true, ...(result[name] || {}) };
+  return result;
+}
+
+function openPoint(event) {
+  const data = event.points && event.points[0] && event.points[0].customdata;
+  if (!data) return;
+  const detail = Array.isArray(data) ? { left: data[0], right: data[1], run: data[2] } : data;
+  if (typeof detail.right === "string") window.dispatchEvent(new CustomEvent("sr-pin", { detail }));
+}
+
+async function draw() {
+  const value = props.value;
+  chart.hidden = !value;
+  drawn = value;
+  if (!value) return;
+  find(".sr-chart-title").textContent = value.title;
+  find(".sr-chart-note").textContent = value.note || "";
+  stage.setAttribute("aria-label", value.summary);
+  table.querySelector(".sr-scroller").innerHTML = value.table;
+  table.querySelector(".sr-scroller").setAttribute("aria-label", "Numbers: " + value.title);
+  stage.dataset.ready = "no";
+  const plotly = await library();
+  if (drawn !== value) return;
+  const height = value.figure.layout.height || 380;
+  stage.style.height = height + "px";
+  await plotly.react(stage, value.figure.data, { ...themed(value.figure.layout), height }, { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d"] });
+  if (!wired) { stage.on("plotly_click", openPoint); wired = true; }
+  stage.dataset.ready = "yes";
+}
+
+new MutationObserver(() => draw()).observe(document.body, { attributes: true, attributeFilter: ["class"] });
+watch("value", draw);
+draw();

@@ -1,0 +1,28 @@
+const find = (selector) => element.querySelector(selector);
+const line = find(".sr-link"), said = find(".sr-copied");
+const address = () => {
+  const url = new URL(window.location.href);
+  url.searchParams.set("run", props.value.run);
+  return url;
+};
+
+function render() {
+  const value = props.value;
+  line.hidden = !value;
+  said.textContent = "";
+  if (!value) return;
+  find(".sr-link-words").textContent = "Whoever has this run's link can open it. It is kept for " + value.kept + " after it was last opened.";
+  // A reload comes back to the run on screen.
+  window.history.replaceState(null, "", address());
+}
+
+find(".sr-copy").addEventListener("click", async () => {
+  try {
+    await navigator.clipboard.writeText(address().href);
+    said.textContent = "Copied.";
+  } catch {
+    said.textContent = address().href;
+  }
+});
+watch("value", render);
+render();
