@@ -1,0 +1,247 @@
+"""A run as one zip file and back, where every zip is taken for a hostile one."""
+
+import hashlib
+import json
+import math
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sr_core.errors import ConfigError, InputError
+from sr_core.exif import GPS_IFD, parse_exif
+from sr_core.images import write_image
+from sr_core.limits import check_output_size
+from sr_core.pipeline import new_run_id
+from sr_core.rewards.group import score_term
+from sr_core.rewards.registry import METRIC_SETS
+from sr_core.runs import RUN_FILE, CandidateRecord, Run
+from sr_core.sandbox import decode_isolated
+from sr_core.unpacking import UnpackedImage, files_named_in, unpack_run
+
+MAX_MEMBERS = 48
+"""Candidates that one run may hold, drawn and joined together."""
+MAX_WORDS = 500
+"""Letters in any text of a run that someone hands in."""
+WITHOUT_PLACE = ".png"
+"""Ending of a photo whose copy in an archive does not say where it was taken."""
+_SEED_END = 2**63
+
+
+def archive_name(run: Run) -> str:
+    """Return the name of a run's folder inside its archive: the photo's, as one plain name."""
+    stem = Path(str(run.values["input"]["name"]).replace("\\", "/")).stem
+    return "".join(letter if letter.isprintable() else "_" for letter in stem).strip(". ")[:80] or "photo"
+
+
+def write_archive(run: Run, folder: Path, *, keep_gps: bool = False) -> Path:
+    """Save the run with its present ranking and pack its files; returns the zip file.
+
+    A stored photo that says where it was taken is replaced by a lossless copy that does not, unless `keep_gps`, and
+    LEFT_OUT.txt says so. Files in the folder that are no part of the run stay out.
+    """
+    run.save()
+    folder.mkdir(parents=True, exist_ok=True)
+    name = archive_name(run)
+    target = folder / f"{name}_run.zip"
+    content = json.loads((run.folder / RUN_FILE).read_text(encoding="utf-8"))
+    left_out = []
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:  # the pictures are compressed already
+        for file, is_own in files_named_in(content, (path.name for path in run.folder.iterdir())).items():
+            path = run.folder / file
+            copy = None if is_own or keep_gps else _without_place(path, folder)
+            if copy is None:
+                archive.write(path, f"{name}/{file}")
+                continue
+            if file == content["input"]["file"]:
+                sha256 = hashlib.sha256(copy.read_bytes()).hexdigest()
+                content["input"] |= {"file": copy.name, "sha256": sha256, "without_place": True}
+            archive.write(copy, f"{name}/{copy.name}")
+            left_out.append(f"{file} says where it was taken and was left out; {copy.name} has its pixels.")
+            copy.unlink()
+        if left_out:
+            left_out.append("Keep GPS data to include it.\n")
+            archive.writestr(f"{name}/LEFT_OUT.txt", "\n".join(left_out))
+        archive.writestr(f"{name}/{RUN_FILE}", json.dumps(content, indent=1, allow_nan=False) + "\n")
+    return target
+
+
+def _without_place(path: Path, folder: Path) -> Path | None:
+    """Write a stored photo's pixels without the place into `folder`; None if it does not say where it was taken."""
+    decoded = decode_isolated(path)
+    exif = decoded.metadata.exif
+    if exif is None or GPS_IFD not in parse_exif(exif).tags:
+        return None
+    copy = folder / f"{path.stem}{WITHOUT_PLACE}"
+    write_image(
+        copy,
+        decoded.pixels,
+        format="png",
+        alpha=decoded.alpha,
+        metadata=decoded.metadata,
+        bit_depth=8 * decoded.pixels.itemsize,
+        marked=False,
+        fast=True,
+    )
+    return copy
+
+
+def read_archive(archive: Path, folder: Path) -> Run:
+    """Unpack a run that `write_archive` packed, on any machine, into the new `folder` and return it.
+
+    It gets an id of its own and keeps its origin's as `origin_id`; rewards and ranks are made anew from its scores.
+    Nothing is in `folder` before all of it is checked. Raises InputError if anything in the archive cannot be trusted.
+    """
+    if folder.exists():
+        raise InputError(f"{folder} must not exist yet; choose another folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=".import-", dir=folder.parent))
+    try:
+        images = unpack_run(archive, aside)
+        run = _checked_run(Run.open(aside), images)
+        origin = run.values.get("id")
+        values = {**run.values, "id": new_run_id(), "origin_id": origin if isinstance(origin, str) else None}
+        ranked = replace(run, values=values).reranked(values["fidelity_weight"])
+        ranked.save()
+        aside.rename(folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return replace(ranked, folder=folder)
+
+
+def _checked_run(run: Run, images: Mapping[str, UnpackedImage]) -> Run:
+    """Return a run of foreign origin whose values are what the page and the library rely on; else InputError."""
+    values = run.values
+    for name, is_valid in _VALUES.items():
+        if not is_valid(values.get(name)):
+            raise InputError(f"{RUN_FILE}: {name} must be what a run writes, got {str(values.get(name))[:80]!r}")
+    photo, size = values["input"], tuple(values["size"])
+    check_output_size(*size)
+    for file, image in images.items():
+        wanted = (photo["width"], photo["height"]) if file == photo["file"] else size
+        if (image.width, image.height) != wanted:
+            said, got = f"{wanted[0]} x {wanted[1]}", f"{image.width} x {image.height}"
+            raise InputError(f"{file} must measure {said} px as {RUN_FILE} says, got {got}")
+    if not 1 <= len(run.candidates) <= MAX_MEMBERS:
+        raise InputError(f"a run must hold 1 to {MAX_MEMBERS} candidates, got {len(run.candidates)}")
+    if len({record.index for record in run.candidates}) != len(run.candidates):
+        raise InputError(f"{RUN_FILE}: every candidate must have an index of its own")
+    return replace(run, candidates=tuple(map(_checked_record, run.candidates)))
+
+
+def _checked_record(record: CandidateRecord) -> CandidateRecord:
+    """Return a foreign candidate without the reward and rank that its file claims; raises InputError if it is odd."""
+    if not (
+        0 <= record.index < 1000
+        and (record.seed is None or 0 <= record.seed < _SEED_END)
+        and _is_words(record.source or "")
+        and _is_words(record.problem or "")
+        and _is_words(record.dtype)
+        and (record.file is None) == (record.problem is not None)
+    ):
+        raise InputError(f"{RUN_FILE}: candidate {str(record.index)[:20]} must be what a run writes")
+    for key, value in (*record.scores.items(), *record.before_scores.items()):
+        _check_score(key, value)
+    return replace(record, rank=None, reward=None)
+
+
+def _check_score(key: str, value: object) -> None:
+    try:
+        score_term(key)
+    except ConfigError as error:
+        raise InputError(f"{RUN_FILE}: {str(error)[:200]}") from error
+    if isinstance(value, bool) or not isinstance(value, float | int) or not math.isfinite(value):
+        raise InputError(f"{RUN_FILE}: the score {key} must be a finite number, got {str(value)[:40]}")
+
+
+def _is_words(value: object) -> bool:
+    """Return whether a value is a text that fits on the page."""
+    return isinstance(value, str) and len(value) <= MAX_WORDS and all(letter.isprintable() for letter in value)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**31
+
+
+def _is_input(value: object) -> bool:
+    return (
+        isinstance(value, dict)
+        and all(_is_words(value.get(name)) for name in ("file", "name", "sha256"))
+        and bool(value["name"].strip(". "))
+        and not {"/", "\\"} & set(value["name"])
+        and all(_is_count(value.get(name)) for name in ("width", "height"))
+    )
+
+
+def _is_entry(value: object) -> bool:
+    """Return whether a value is a flat object of texts and numbers, or of lists of numbers such as crops."""
+    plain = (str, int, float, bool, type(None), list)
+    return (
+        isinstance(value, dict)
+        and len(value) <= 64
+        and all(isinstance(item, plain) for item in value.values())
+        and len(json.dumps(value)) <= 20_000
+    )
+
+
+def _is_metric(value: object) -> bool:
+    if not _is_entry(value) or not isinstance(value, dict) or not isinstance(value.get("key"), str):
+        return False
+    try:
+        return score_term(value["key"]).half == value.get("half")
+    except ConfigError:
+        return False
+
+
+def _is_left_out(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(value.get(name), str) for name in ("name", "reason"))
+
+
+def _are(is_valid: Callable[[object], bool], most: int = 100) -> Callable[[object], bool]:
+    """Return a test for lists of at most `most` items that each pass `is_valid`."""
+    return lambda value: isinstance(value, list) and len(value) <= most and all(map(is_valid, value))
+
+
+def _or_nothing(is_valid: Callable[[object], bool]) -> Callable[[object], bool]:
+    return lambda value: value is None or is_valid(value)
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(_is_count, value))
+
+
+def _is_share(value: object) -> bool:
+    return isinstance(value, float | int) and not isinstance(value, bool) and 0 <= value <= 1
+
+
+_VALUES: dict[str, Callable[[Any], bool]] = {
+    "id": _or_nothing(_is_words),
+    "origin_id": _or_nothing(_is_words),
+    "version": _is_words,
+    "created_at": _or_nothing(_is_words),
+    "input": _is_input,
+    "size": _is_size,
+    "prior": _or_nothing(_is_words),
+    "backbone": _is_words,
+    "adapter": _is_words,
+    "compare_adapter": _or_nothing(_is_words),
+    "dtype": _or_nothing(_is_words),
+    "steps": _is_count,
+    "sampler": _is_words,
+    "schedule": _or_nothing(_is_words),
+    "noise": _or_nothing(lambda value: _is_words(value) or _is_entry(value)),
+    "color": _is_words,
+    "metric_set": lambda value: value in METRIC_SETS,
+    "fidelity_weight": _is_share,
+    "tie_band": _or_nothing(_is_share),
+    "reference": lambda value: isinstance(value, bool),
+    "metrics": _are(_is_metric),
+    "left_out": _are(_is_left_out),
+    "notices": _are(_is_words),
+    "joined": _or_nothing(_are(_is_entry)),
+    "status": lambda value: value in ("done", "stopped"),
+}
+"""What each value at the top of a foreign run.json must be; the page shows or computes with all of them."""
