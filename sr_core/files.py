@@ -24,3 +24,9 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write `path` whole or not at all."""
+    with replacing(path) as file:
+        file.write(text.encode())

@@ -67,8 +67,8 @@ def curate(recipe: RecipePath, overrides: Overrides = None) -> None:
     from train.preference_config import CurateRecipe
 
     loaded = load_recipe(CurateRecipe, recipe, tuple(overrides or ()))
+    from sr_core.preference_data.statistics import curation_summary
     from train.curate import curate as run
-    from train.dataset_statistics import curation_summary
 
     folder = run(loaded)
     typer.echo(curation_summary(folder))
@@ -127,14 +127,30 @@ def ablate(
 
 @app.command()
 def export(
-    dataset: Annotated[Path, typer.Argument(help="Folder that `curate` made.")],
-    out: Annotated[Path, typer.Option(help="Folder for the exported table.")],
-    kind: Annotated[str, typer.Option(help="pickapic or trl.")] = "pickapic",
+    dataset: Annotated[Path, typer.Argument(help="Folder that `curate` or the page's export made.")],
+    out: Annotated[Path, typer.Option(help="Folder for the exported table, or for the runs.")],
+    kind: Annotated[str, typer.Option(help="pickapic, trl or runs.")] = "pickapic",
 ) -> None:
-    """Write a curated dataset in the columns of Pick-a-Pic or of TRL."""
+    """Write a preference dataset in the columns of Pick-a-Pic or of TRL, or each of its groups as a run folder."""
+    if kind == "runs":
+        from train.group_runs import write_runs
+
+        typer.echo(f"{len(write_runs(dataset, out))} runs in {out}")
+        return
     from train.exports import export as run
 
     typer.echo(run(dataset, out, kind))
+
+
+@app.command()
+def spreads(
+    dataset: Annotated[Path, typer.Argument(help="Folder that `curate` made.")],
+    out: Annotated[Path | None, typer.Option(help="JSON file; the shipped one by default.")] = None,
+) -> None:
+    """Write the mean spreads of a dataset's groups, with which the page weighs a photo alone."""
+    from sr_core.preference_data.mean_spreads import SHIPPED, write_mean_spreads
+
+    typer.echo(write_mean_spreads(dataset, out or SHIPPED))
 
 
 @app.command()
@@ -177,9 +193,9 @@ def bench(
     """Time training steps in units of a supervised one, and compare their memory."""
     import json
 
+    from sr_core.files import replace_text
     from train.bench import bench as run_bench
     from train.bench import describe
-    from train.checkpoints import replace_text
 
     figures = run_bench(runs)
     if json_file is not None:

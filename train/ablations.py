@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from sr_core.errors import ConfigError
-from train.checkpoints import finished, replace_text
+from sr_core.files import replace_text
+from train.checkpoints import finished
 from train.config import load_recipe
 from train.judge import judge_adapters
 from train.judge_tables import HOLD_OUTS, SFT, compare

@@ -10,12 +10,13 @@ import torch
 
 from sr_core.backbones.compact import load_head
 from sr_core.errors import ConfigError
+from sr_core.files import replace_text
 from sr_core.precision import resolve_dtype
+from sr_core.preference_data.dataset import open_dataset
 from train.baselines import BUILT_IN, FailureSource
-from train.checkpoints import check_start, finished, replace_text
+from train.checkpoints import check_start, finished
 from train.config import parse_recipe, recipe_values
 from train.data import seeded_generator
-from train.dataset import open_dataset
 from train.engine import RunSettings, fit
 from train.imitation import MEAN, PHOTOS, imitation, judged_photos
 from train.policy import ADVERSARY, HeadPolicy

@@ -12,10 +12,10 @@ from sr_core.backbones.prior import SCALE
 from sr_core.blur_kernels import blur, gaussian_kernel
 from sr_core.errors import ConfigError
 from sr_core.images import from_uint8, read_size
+from sr_core.preference_data.dataset import PreferenceDataset
 from sr_core.scoring import local_pixels
 from sr_core.tensors import Image
 from train.data import Batch, seeded_generator
-from train.dataset import PreferenceDataset
 from train.policy import REFERENCE
 from train.prefer import CompactModel, pair_windows
 from train.preference_config import PreferRecipe

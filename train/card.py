@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from sr_core.errors import InputError
-from train.checkpoints import finished, replace_text
+from sr_core.files import replace_text
+from train.checkpoints import finished
 
 HEADER = """---
 license: apache-2.0

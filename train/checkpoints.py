@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from sr_core.errors import ConfigError
-from sr_core.files import replacing
+from sr_core.files import replace_text, replacing
 
 MARKER = "_SUCCESS"
 STATE = "state.json"
@@ -34,12 +34,6 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write `path` whole or not at all."""
-    with replacing(path) as file:
-        file.write(text.encode())
 
 
 def replace_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:

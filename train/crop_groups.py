@@ -17,14 +17,14 @@ from sr_core.degradations import degrade
 from sr_core.errors import InputError
 from sr_core.images import from_uint8, to_uint8
 from sr_core.noise import GENERATOR
+from sr_core.preference_data.run_groups import run_group
+from sr_core.preference_data.shards import Origin, ScoredGroup
 from sr_core.restorer import MAX_CANDIDATES, Candidate, Restorer
 from sr_core.rewards import GroupScorer, GroupScores
 from sr_core.tensors import Enlarged, Image
 from sr_core.tiling import TILE
 from train.curation_plan import Plan, Task, candidate_seed, compact_files, draw_request
 from train.data import CROPS, seeded_generator
-from train.run_groups import run_group
-from train.shards import Origin, ScoredGroup
 
 LargePixels = UInt8[np.ndarray, "H W 3"]
 """8-bit pixels on the grid of `Enlarged`."""
@@ -119,6 +119,7 @@ class Workshop:
             images=images,
             candidate_ids=[c.seed - first_seed for c in drawn],
             seeds=[c.seed for c in drawn],
+            sources=[None] * len(drawn),
             dtypes=[c.dtype for c in drawn],
             raw=scores.raw,
             reward=scores.reward,

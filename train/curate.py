@@ -7,27 +7,30 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from sr_core.errors import ConfigError
-from sr_core.files import replacing
-from sr_core.preferences import weigh_groups
-from train.checkpoints import replace_text
+from sr_core.files import replace_text
+from sr_core.preference_data.card import CardFacts
+from sr_core.preference_data.dataset import MARKER, candidate_schema
+from sr_core.preference_data.folder import RECIPE, complete_dataset
+from sr_core.preference_data.shards import Seconds, group_table, write_group
 from train.config import recipe_values
 from train.crop_groups import Workshop
 from train.curation_plan import Plan, Task, make_plan
-from train.dataset import MARKER, candidate_schema
-from train.dataset_card import write_card
-from train.dataset_statistics import STATISTICS, dataset_statistics
 from train.preference_config import CurateRecipe
 from train.processes import Processes
-from train.shards import Seconds, group_table, merge_groups, pairs_table, write_group
 
 GROUPS = "groups"
 """Folder of the finished groups' files while a dataset is being made."""
-PAIRS = "pairs-00000-of-00001.parquet"
-RECIPE, SOURCES = "recipe.json", "sources.json"
+SOURCES = "sources.json"
+
+_MADE = """Made by `python -m train curate RECIPE` with the recipe below; the same recipe on the same files gives the
+same rows (but `created_at`) on any number of processes."""
+_BIASES = (
+    "The degradations are synthetic presets; real cameras, compression chains and scans differ.",
+    "All candidates come from one model and one setting, so what it never draws is never preferred.",
+)
 
 
 def curate(recipe: CurateRecipe) -> Path:
@@ -103,17 +106,25 @@ def _make_groups(plan: Plan, tasks: list[Task], *, show: bool) -> None:
 
 
 def _finish(output: Path, plan: Plan) -> None:
-    """Merge the groups, describe them, mark the dataset as finished, and only then delete the groups' files."""
-    start = time.monotonic()
+    """Make the dataset complete, and only then delete the groups' files."""
     recipe, schema = plan.recipe, candidate_schema(plan.score_keys)
     parts = [_path(output, task) for task in plan.tasks]
-    merged = merge_groups(parts, output, schema, groups_per_shard=recipe.groups_per_shard)
-    weighed = weigh_groups(merged.rewards, recipe.top, ddof=recipe.ddof)
-    with replacing(output / PAIRS) as file:
-        pq.write_table(pairs_table(merged, weighed), file)
-    statistics = dataset_statistics(output, plan, merged, weighed, merge_s=time.monotonic() - start)
-    replace_text(output / STATISTICS, json.dumps(statistics, indent=1))
-    write_card(output, plan, {"candidates": merged.files, "pairs": (PAIRS,)}, statistics)
-    content = {"digest": merged.digest, "group_ids": merged.group_ids, "candidates": merged.files, "pairs": PAIRS}
-    replace_text(output / MARKER, json.dumps(content))
+    complete_dataset(
+        output, parts, schema, _card_facts(plan), groups_per_shard=recipe.groups_per_shard, ddof=recipe.ddof
+    )
     shutil.rmtree(output / GROUPS)
+
+
+def _card_facts(plan: Plan) -> CardFacts:
+    recipe = plan.recipe
+    drawn = f"from {recipe.draw.num_candidates} seeds" if recipe.crops else "by the runs that were added"
+    return CardFacts(
+        drawn=f"{drawn} by `{recipe.backbone.name}` (adapter `{plan.adapter}`)",
+        made=_MADE,
+        metric_set=f"`{recipe.metric_set}`",
+        fidelity_weight=recipe.fidelity_weight,
+        top=recipe.top,
+        weights="Over the table the mean of `w_total` is 1.",
+        biases=_BIASES,
+        recipe=recipe_values(recipe),
+    )

@@ -12,6 +12,7 @@ from sr_core.backbones.adapters import PEFT_FILES
 from sr_core.backbones.compact import HEAD_FILE
 from sr_core.errors import ConfigError, WeightsError
 from sr_core.precision import resolve_dtype
+from sr_core.preference_data.run_groups import find_runs, run_digest
 from sr_core.restorer import RestoreRequest
 from sr_core.rewards.group import CONSISTENCY
 from sr_core.rewards.local_files import sha256_of
@@ -19,7 +20,6 @@ from sr_core.rewards.registry import metric_set
 from sr_core.runs import Run
 from train.data import INDEX, seeded_generator
 from train.preference_config import BackboneConfig, CurateRecipe
-from train.run_groups import find_runs, run_digest
 
 
 class Task(NamedTuple):

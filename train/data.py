@@ -16,10 +16,9 @@ from sr_core.backbones.flow_head import HeadInput, unshuffle_planes
 from sr_core.backbones.prior import SCALE, TRUNK_CHANNELS, load_prior
 from sr_core.degradations import degrade
 from sr_core.errors import ConfigError, InputError
-from sr_core.files import replacing
+from sr_core.files import replace_text, replacing
 from sr_core.images import read_image, to_uint8
 from sr_core.tensors import Enlarged, Image
-from train.checkpoints import replace_text
 from train.config import DataConfig
 
 PHOTO_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".avif"}

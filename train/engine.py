@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from sr_core.errors import ConfigError
+from sr_core.files import replace_text
 from train.checkpoints import (
     Checkpoint,
     check_start,
     latest_checkpoint,
     optimizer_tensors,
-    replace_text,
     restore_optimizer,
     save_checkpoint,
 )

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from sr_core.errors import ConfigError
 from sr_core.files import replacing
-from train.dataset import IMAGE, TIME, PreferenceDataset, open_dataset, table_schema
+from sr_core.preference_data.dataset import IMAGE, TIME, PreferenceDataset, open_dataset, table_schema
 
 FILE = "train-00000-of-00001.parquet"
 PROMPT = "Restore this photograph at a higher resolution."
@@ -47,6 +47,11 @@ class _Group(NamedTuple):
     pairs: list[dict[Hashable, Any]]
 
 
+def _model(row: dict[str, Any]) -> str:
+    """Return what made a candidate; one of another tool has no adapter."""
+    return "/".join(part for part in (row["model_id"], row["adapter"]) if part is not None)
+
+
 def _pickapic_rows(group: _Group, first_id: int) -> list[dict[str, Any]]:
     """Return one row per pair; the candidate with the lower id stands first, whoever won."""
     rows = []
@@ -61,8 +66,8 @@ def _pickapic_rows(group: _Group, first_id: int) -> list[dict[str, Any]]:
             "label_0": label,
             "label_1": 1 - label,
             "caption": "",
-            "model_0": f"{a['model_id']}/{a['adapter']}",
-            "model_1": f"{b['model_id']}/{b['adapter']}",
+            "model_0": _model(a),
+            "model_1": _model(b),
             "ranking_id": first_id + number,
             "has_label": True,
             "are_different": a["image"]["bytes"] != b["image"]["bytes"],
@@ -116,7 +121,7 @@ def export(dataset: Path, out: Path, kind: str) -> Path:
     `trl` leaves ties out. Raises ConfigError if the folder is no finished dataset, or the kind is unknown.
     """
     if kind not in EXPORTS:
-        raise ConfigError(f"kind must be one of {', '.join(EXPORTS)}, got {kind!r}")
+        raise ConfigError(f"kind must be one of {', '.join(EXPORTS)}, runs, got {kind!r}")
     opened, chosen, path, written = open_dataset(dataset), EXPORTS[kind], out / FILE, 0
     out.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file, pq.ParquetWriter(file, chosen.schema) as writer:

@@ -16,14 +16,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sr_core.errors import InputError
-from sr_core.files import replacing
+from sr_core.files import replace_text, replacing
 from sr_core.images import Pixels8, from_uint8, read_image, to_uint8
+from sr_core.preference_data.shards import plain_png
 from sr_core.resampling import resize, resize_clamped
 from sr_core.tensors import Image
-from train.checkpoints import replace_text
 from train.data import CROP_PX, find_photos
 from train.packages import HELD_OUT, PACKAGES, photo_folders
-from train.shards import plain_png
 
 LONGEST_PX = 1920
 THUMB_PX = 32

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from sr_core.backbones.compact import HEAD_FILE, CompactBackbone, load_compact
 from sr_core.degradations import degrade
 from sr_core.errors import ConfigError
+from sr_core.files import replace_text
 from sr_core.images import from_uint8, read_image, to_uint8
 from sr_core.noise import block_noise
 from sr_core.precision import resolve_dtype
@@ -25,7 +26,6 @@ from sr_core.samplers import SAMPLERS, integrate
 from sr_core.schedules import SCHEDULES
 from sr_core.spectra import log_spectral_distance, luma
 from sr_core.tensors import Enlarged, Image, PerSample
-from train.checkpoints import replace_text
 from train.data import find_photos, seeded_generator
 from train.judge_tables import SFT, Values, compare, judgement_text
 from train.prefer import head_file

@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from sr_core.backbones.adapters import PEFT_FILES, convolution_names
 from sr_core.backbones.flow_head import FlowHead
 from sr_core.errors import ConfigError, WeightsError
-from sr_core.files import replacing
-from train.checkpoints import replace_text
+from sr_core.files import replace_text, replacing
 
 REFERENCE, POLICY, ADVERSARY = "reference", "policy", "adversary"
 BASE_LABEL = "compact flow head, sha256 "

@@ -15,15 +15,15 @@ from torch import Tensor
 from sr_core.backbones.compact import HEAD_FILE, head_metadata, load_head, residual_latent
 from sr_core.backbones.flow_head import LATENT_CHANNELS, HeadInput, shuffle_planes, unshuffle_planes
 from sr_core.errors import ConfigError
+from sr_core.files import replace_text
 from sr_core.precision import resolve_dtype
+from sr_core.preference_data.dataset import PreferenceDataset, open_dataset
 from sr_core.preferences import weigh_groups
 from sr_core.resampling import resize
-from sr_core.rewards.group import hybrid_reward, score_term
 from sr_core.tensors import Latent, Sigma
-from train.checkpoints import check_start, replace_tensors, replace_text
+from train.checkpoints import check_start, replace_tensors
 from train.config import recipe_values
 from train.data import seeded_generator
-from train.dataset import PreferenceDataset, open_dataset
 from train.engine import RunSettings, fit
 from train.losses import OBJECTIVES
 from train.policy import ADVERSARY, POLICY, REFERENCE, FullPolicy, HeadPolicy
@@ -46,20 +46,6 @@ class TrainingPair(NamedTuple):
     """Candidate, or `TRUTH`."""
     loser: int
     weight: float
-
-
-def group_rewards(dataset: PreferenceDataset, config: PairsConfig) -> list[np.ndarray]:
-    """Return the rewards of each group's first M candidates, normalised among themselves."""
-    rewards = []
-    for index in range(len(dataset)):
-        raw = dataset.raw(index)
-        count = config.num_candidates or len(next(iter(raw.values())))
-        if any(len(values) < count for values in raw.values()):
-            raise ConfigError(f"group {dataset.group_ids[index]} has fewer than {count} candidates")
-        first = {key: values[:count] for key, values in raw.items()}
-        terms = {key: score_term(key) for key in first}
-        rewards.append(hybrid_reward(first, terms, fidelity_weight=config.fidelity_weight).reward)
-    return rewards
 
 
 def _places(dataset: PreferenceDataset, index: int) -> dict[int, int]:
@@ -89,7 +75,8 @@ def training_pairs(dataset: PreferenceDataset, config: PairsConfig) -> list[Trai
             count = config.num_candidates or len(next(iter(dataset.raw(index).values())))
             pairs += [TrainingPair(group, TRUTH, loser, 1.0) for loser in range(count)]
     else:
-        groups = weigh_groups(group_rewards(dataset, config), config.top, ddof=config.ddof)
+        rewards = [dataset.rewards(i, config.num_candidates, config.fidelity_weight) for i in range(len(dataset))]
+        groups = weigh_groups(rewards, config.top, ddof=config.ddof)
         for group, chosen in zip(dataset.group_ids, groups, strict=True):
             weight = np.ones(len(chosen.gap))
             if config.intra:

@@ -8,8 +8,8 @@ from typing import Any
 from sr_core.assets import ASSETS
 from sr_core.backbones.adapters import PEFT_FILES
 from sr_core.errors import ConfigError
-from sr_core.files import replacing
-from train.checkpoints import finished, replace_text
+from sr_core.files import replace_text, replacing
+from train.checkpoints import finished
 from train.judge_tables import judgement_text
 
 TITLES = {"hpo": "DP2O", "sobolev_dpo": "Sobolev-DPO", "as_dpo": "AS-DPO"}

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sr_core.errors import ConfigError
-from train.checkpoints import STATE, finished, replace_text
+from sr_core.files import replace_text
+from train.checkpoints import STATE, finished
 from train.judge_tables import HOLD_OUTS, TRAINED, lower_is_better
 from train.report_figures import (
     NOTE_ON_MEANS,

@@ -9,12 +9,14 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from sr_core.adapter_comparison import union_rewards
 from sr_core.errors import ConfigError
-from train.checkpoints import finished, replace_text
+from sr_core.files import replace_text
+from train.checkpoints import finished
 from train.config import load_recipe, parse_recipe, recipe_values
 from train.curate import curate
 from train.judge import judge_adapters
-from train.judge_tables import HOLD_OUTS, SFT, Judged, compare, judgement_text, lower_is_better, union_rewards
+from train.judge_tables import HOLD_OUTS, SFT, TRAINED, Judged, compare, judgement_text, lower_is_better
 from train.policy import REFERENCE
 from train.prefer import ADAPTER, head_file, train_prefer
 from train.preference_config import CurateRecipe, PreferRecipe
@@ -83,7 +85,7 @@ def judgement_from(judged: Judged, name: str) -> Judgement:
 
     def reward_of(side: int) -> PerPhoto:
         def mean(preset: str, photo: str) -> float:
-            return float(union_rewards(judged[name][preset][photo], judged[SFT][preset][photo])[side].mean())
+            return float(union_rewards(judged[name][preset][photo], judged[SFT][preset][photo], TRAINED)[side].mean())
 
         return per_photo(mean)
 

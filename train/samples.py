@@ -10,9 +10,9 @@ from sr_core.backbones.compact import load_compact
 from sr_core.files import replacing
 from sr_core.images import from_uint8, to_uint8
 from sr_core.noise import block_noise
+from sr_core.preference_data.dataset import PreferenceDataset
 from sr_core.samplers import SAMPLERS, integrate
 from sr_core.schedules import SCHEDULES
-from train.dataset import PreferenceDataset
 
 if TYPE_CHECKING:
     from train.preference_config import PreferRecipe

@@ -13,6 +13,7 @@ from sr_core.backbones.compact import CompactBackbone, head_metadata
 from sr_core.backbones.flow_head import FlowHead, contrast_features, unshuffle_planes
 from sr_core.backbones.prior import load_prior
 from sr_core.degradations import degrade
+from sr_core.files import replace_text
 from sr_core.images import read_image
 from sr_core.noise import block_noise
 from sr_core.precision import resolve_dtype
@@ -23,7 +24,7 @@ from sr_core.samplers import SAMPLERS, integrate
 from sr_core.schedules import SCHEDULES
 from sr_core.spectra import log_spectral_distance
 from sr_core.tensors import Image
-from train.checkpoints import check_start, replace_tensors, replace_text
+from train.checkpoints import check_start, replace_tensors
 from train.config import SftRecipe, ValidationConfig, recipe_values
 from train.data import Batch, CachedCrops, cached_crops, find_photos, head_batch, seeded_generator
 from train.engine import RunSettings, fit

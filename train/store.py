@@ -15,11 +15,10 @@ from tqdm import tqdm
 from sr_core.backbones.flow_head import FlowHead, HeadInput, unshuffle_planes
 from sr_core.backbones.prior import SCALE, load_prior
 from sr_core.errors import ConfigError
-from sr_core.files import replacing
+from sr_core.files import replace_text, replacing
 from sr_core.images import from_uint8
+from sr_core.preference_data.dataset import CandidateGroup, PreferenceDataset
 from sr_core.tensors import Enlarged, Image
-from train.checkpoints import replace_text
-from train.dataset import CandidateGroup, PreferenceDataset
 
 MARKER = "_SUCCESS.json"
 TRUTH = -1

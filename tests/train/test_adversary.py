@@ -17,6 +17,16 @@ from sr_core.backbones.flow_head import image_from_planes, shuffle_planes
 from sr_core.degradations import degrade
 from sr_core.errors import ConfigError, InputError
 from sr_core.images import read_image, to_uint8, write_image
+from sr_core.preference_data.dataset import MARKER, candidate_schema, open_dataset
+from sr_core.preference_data.shards import (
+    Origin,
+    ScoredGroup,
+    Seconds,
+    group_table,
+    merge_groups,
+    pairs_table,
+    write_group,
+)
 from sr_core.preferences import weigh_groups
 from sr_core.rewards.group import hybrid_reward, score_term
 from sr_core.sobolev import sobolev_energy
@@ -26,13 +36,11 @@ from train.baselines import BUILT_IN, FailureSource, over_sharpened, over_smooth
 from train.checkpoints import load_checkpoint
 from train.config import parse_recipe
 from train.data import seeded_generator
-from train.dataset import MARKER, candidate_schema, open_dataset
 from train.imitation import imitation
 from train.losses import exponent_of, pulled_back, trusted_guess
 from train.policy import ADVERSARY, POLICY, REFERENCE, HeadPolicy
 from train.prefer import CompactModel, PairSource, load_policy, train_prefer, training_pairs
 from train.preference_config import PreferRecipe
-from train.shards import Origin, ScoredGroup, Seconds, group_table, merge_groups, pairs_table, write_group
 from train.steps import PairBatch, adversarial_loser, clean_step, preference_step
 from train.store import GroupStore, Window, group_store
 
@@ -62,6 +70,7 @@ def curated(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             images=[to_uint8(image[None]) for image in (hq + strength * noise)],
             candidate_ids=[0, 1, 2, 3],
             seeds=[10, 11, 12, 13],
+            sources=[None] * 4,
             dtypes=["float32"] * 4,
             raw=raw,
             reward=hybrid_reward(raw, {key: score_term(key) for key in raw}),

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,10 @@ from sr_core.backbones.compact import head_metadata, load_head
 from sr_core.degradations import degrade
 from sr_core.errors import ConfigError
 from sr_core.images import from_uint8
-from tests.train.conftest import Values
+from sr_core.preference_data.dataset import open_dataset
+from sr_core.runs import Run
+from tests.restored_runs import restore_two
+from tests.train.conftest import PRESETS, Values
 from train.config import parse_recipe
 from train.crop_groups import Workshop, degraded
 from train.curate import curate
@@ -59,3 +63,44 @@ def test_a_model_whose_every_image_fails_gives_no_dataset(
     with pytest.raises(ConfigError, match="at least one group with enough sound candidates"):
         curate(parse_recipe(CurateRecipe, values, "test"))
     assert not (tmp_path / "out" / "_SUCCESS").exists()
+
+
+@pytest.fixture(scope="module")
+def runs(crops: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    restore_two(from_uint8(np.load(crops / "crops.npy")[0]), folder)
+    return folder
+
+
+def recipe_of(output: Path, *runs: Path, **changes: object) -> CurateRecipe:
+    values = {
+        "seed": 1, "output": str(output), "runs": [str(run) for run in runs], "presets": PRESETS, "top": 2,
+        "draw": {"num_candidates": 4}, **changes,
+    }  # fmt: skip
+    return parse_recipe(CurateRecipe, values, "test")
+
+
+def test_runs_stand_behind_the_crops_of_the_same_recipe(
+    runs: Path, curate_values: dict[str, object], tmp_path: Path
+) -> None:
+    values = {**curate_values, "num_groups": 1, "output": str(tmp_path / "both"), "runs": [str(runs / "b")]}
+    dataset = open_dataset(curate(parse_recipe(CurateRecipe, values, "test")))
+    assert [name.split("-")[0] for name in dataset.group_ids] == ["crop", "run"]
+    assert dataset.raw(0).keys() == {"lpips", "ssimulacra2", "vsi", "brisque", "niqe"}
+    assert dataset.raw(1).keys() == {"consistency_lpips", "consistency_vsi", "brisque", "niqe"}
+
+
+def test_the_fidelity_weight_is_the_recipes(runs: Path, tmp_path: Path) -> None:
+    dataset = open_dataset(curate(recipe_of(tmp_path / "out", runs / "a", fidelity_weight=1.0)))
+    reward = Run.open(runs / "a").group_reward(1.0)
+    assert reward is not None
+    assert dataset.group(0).reward.tolist() == pytest.approx(reward.reward.tolist())
+
+
+def test_a_run_that_cannot_make_the_pairs_is_refused(runs: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"at least 6 candidates \(twice top\), got 4"):
+        curate(recipe_of(tmp_path / "out", runs, top=3, draw={"num_candidates": 8}))
+    shutil.copytree(runs / "a", tmp_path / "twice" / "a")
+    with pytest.raises(ConfigError, match="named twice"):
+        curate(recipe_of(tmp_path / "out", runs / "a", tmp_path / "twice"))
+    assert not (tmp_path / "out").exists()

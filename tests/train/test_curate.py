@@ -14,17 +14,17 @@ import pytest
 import torch
 import yaml
 
-import train.curate
+import sr_core.preference_data.folder
 from sr_core.backbones.compact import load_compact
 from sr_core.errors import ConfigError, WeightsError
 from sr_core.images import from_uint8, to_uint8
 from sr_core.noise import GENERATOR
+from sr_core.preference_data.dataset import open_dataset
 from sr_core.restorer import Restorer, RestoreRequest
 from sr_core.rewards import GroupScorer
 from tests.train.conftest import Values
 from train.config import parse_recipe
 from train.curate import curate
-from train.dataset import open_dataset
 from train.preference_config import CurateRecipe
 
 ROOT = Path(__file__).parents[2]
@@ -113,7 +113,7 @@ def test_a_run_killed_again_and_again_ends_as_the_unbroken_one(
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train.curate, "write_card", killed_while_merging)
+        patch.setattr(sr_core.preference_data.folder, "write_card", killed_while_merging)
         with pytest.raises(KeyboardInterrupt):
             curate(recipe_of(curate_values, output))
     assert {name: changed for name, changed in group_files(output).items() if name in early} == early

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from sr_core.errors import ConfigError
-from train.dataset import PAIR_SCHEMA, decode_png, open_dataset
+from sr_core.preference_data.dataset import PAIR_SCHEMA, decode_png, open_dataset
 from train.exports import export
 
 PICKAPIC = [
@@ -95,7 +95,7 @@ def test_the_datasets_library_shows_the_images_of_a_trl_export(
 
 
 def test_an_unknown_kind_or_an_unfinished_dataset_is_refused(curated: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="pickapic, trl, got 'parquet'"):
+    with pytest.raises(ConfigError, match="pickapic, trl, runs, got 'parquet'"):
         export(curated, tmp_path / "out", "parquet")
     with pytest.raises(ConfigError, match="_SUCCESS"):
         export(tmp_path, tmp_path / "out", "trl")

@@ -18,10 +18,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from sr_core.errors import ConfigError
+from sr_core.preference_data.dataset import open_dataset
 from tests.train.conftest import SEED, Values
 from train.config import parse_recipe
 from train.data import seeded_generator
-from train.dataset import open_dataset
 from train.losses import OBJECTIVES
 from train.prefer import TRUTH, train_prefer, training_pairs
 from train.preference_config import ObjectiveConfig, PairsConfig, PreferRecipe

@@ -17,6 +17,16 @@ from sr_core.backbones.compact import load_compact
 from sr_core.errors import ConfigError, InputError
 from sr_core.images import from_uint8, to_uint8
 from sr_core.noise import block_noise
+from sr_core.preference_data.dataset import MARKER, candidate_schema
+from sr_core.preference_data.shards import (
+    Origin,
+    ScoredGroup,
+    Seconds,
+    group_table,
+    merge_groups,
+    pairs_table,
+    write_group,
+)
 from sr_core.preferences import weigh_groups
 from sr_core.rewards.group import GroupReward
 from sr_core.samplers import SAMPLERS, integrate
@@ -24,13 +34,11 @@ from sr_core.schedules import SCHEDULES
 from sr_core.tensors import Enlarged, Image
 from tests.train.conftest import Values
 from train.config import parse_recipe
-from train.dataset import MARKER, candidate_schema
 from train.judge_tables import REPORTED, compare
 from train.prefer import train_prefer
 from train.preference_config import CurateRecipe, PreferRecipe
 from train.round_rule import Change, HeldOut, Judgement, change_since, check_judgement, standing, verdict_on
 from train.rounds import Parts, judgement_from, run_rounds
-from train.shards import Origin, ScoredGroup, Seconds, group_table, merge_groups, pairs_table, write_group
 
 SIDE = 8
 """LQ pixels of a photograph."""
@@ -96,7 +104,7 @@ class Toy:
             images = candidates(photo, recipe, seeds)
             group = ScoredGroup(
                 group_id=f"photo-{number}", origin=ORIGIN, lq=to_uint8(photo), hq=None, images=images,
-                candidate_ids=range(4), seeds=seeds, dtypes=["float32"] * 4, metrics=[],
+                candidate_ids=range(4), seeds=seeds, sources=[None] * 4, dtypes=["float32"] * 4, metrics=[],
                 raw={"brightness": [float(image.mean()) for image in images]}, reward=brightness_reward(images),
             )  # fmt: skip
             parts.append(folder / f"{number}.parquet")

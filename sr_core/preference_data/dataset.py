@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Float64, UInt8
 
 from sr_core.errors import ConfigError
+from sr_core.rewards.group import hybrid_reward, score_term
 
 MARKER = "_SUCCESS"
 """Written last: a folder without it is no dataset yet."""
@@ -124,7 +125,8 @@ class CandidateGroup:
     """None where the group came without a ground truth."""
     images: UInt8[np.ndarray, "m h w 3"]
     candidate_ids: tuple[int, ...]
-    seeds: tuple[int, ...]
+    seeds: tuple[int | None, ...]
+    """None for a candidate that no seed drew."""
     raw: dict[str, Float64[np.ndarray, " m"]]
     """Raw scores by key, those that the whole group has."""
     reward: Float64[np.ndarray, " m"]
@@ -146,7 +148,7 @@ class PreferenceDataset:
         marker = folder / MARKER
         if not marker.is_file():
             raise ConfigError(
-                f"a dataset must be a folder with {MARKER}, got {folder}; run: python -m train curate RECIPE"
+                f"a dataset must be a folder with {MARKER}, got {folder}; make one with: python -m train curate RECIPE"
             )
         content = json.loads(marker.read_text(encoding="utf-8"))
         self.folder = folder
@@ -182,6 +184,19 @@ class PreferenceDataset:
     def raw(self, index: int) -> dict[str, Float64[np.ndarray, " m"]]:
         """Return the raw scores of group `index` without reading an image."""
         return _raw_scores(self.rows(index, ["scores"]))
+
+    def rewards(self, index: int, num_candidates: int, fidelity_weight: float | int) -> Float64[np.ndarray, " m"]:
+        """Return the rewards of the first candidates of group `index`, normalised among themselves; 0 means all.
+
+        Raises ConfigError if the group has fewer.
+        """
+        raw = self.raw(index)
+        count = num_candidates or len(next(iter(raw.values())))
+        if any(len(values) < count for values in raw.values()):
+            raise ConfigError(f"group {self.group_ids[index]} has fewer than {count} candidates")
+        first = {key: values[:count] for key, values in raw.items()}
+        terms = {key: score_term(key) for key in first}
+        return hybrid_reward(first, terms, fidelity_weight=fidelity_weight).reward
 
     def group(self, index: int) -> CandidateGroup:
         """Return group `index` with its pixels."""
@@ -219,5 +234,5 @@ def _raw_scores(table: pa.Table) -> dict[str, Float64[np.ndarray, " m"]]:
 
 
 def open_dataset(folder: Path) -> PreferenceDataset:
-    """Open a dataset that `python -m train curate` made; raises ConfigError if it is not a finished one."""
+    """Open a dataset of curation or of the page's export; raises ConfigError if it is not a finished one."""
     return PreferenceDataset(folder)

@@ -1,4 +1,4 @@
-"""Figures of a curated dataset: counts, scores, spreads, and where the time went."""
+"""Figures of a preference dataset: counts, scores, spreads, and where the time went."""
 
 import json
 from collections import Counter
@@ -11,9 +11,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sr_core.preference_data.shards import Merged
 from sr_core.preferences import GroupPairs, mean_group_spread
-from train.curation_plan import Plan
-from train.shards import Merged
 
 STATISTICS = "statistics.json"
 
@@ -46,7 +45,7 @@ def _seconds(merged: Merged, merge_s: float) -> dict[str, float]:
 
 
 def dataset_statistics(
-    folder: Path, plan: Plan, merged: Merged, weighed: Sequence[GroupPairs], *, merge_s: float
+    folder: Path, merged: Merged, weighed: Sequence[GroupPairs], *, num_left_out: int, merge_s: float
 ) -> dict[str, Any]:
     """Return what is worth knowing of a dataset before training on it, ready for JSON.
 
@@ -61,7 +60,7 @@ def dataset_statistics(
     rewards = np.concatenate(merged.rewards)
     return {
         "groups": len(merged.group_ids),
-        "groups_left_out": len(plan.tasks) - len(merged.group_ids),
+        "groups_left_out": num_left_out,
         "groups_by_preset": dict(sorted(Counter(preset or "none" for preset in presets.values()).items())),
         "candidates": len(rewards),
         "pairs": sum(len(pairs.winners) for pairs in weighed),

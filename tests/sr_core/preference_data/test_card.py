@@ -4,7 +4,7 @@ import datasets
 import pyarrow.parquet as pq
 import yaml
 
-from train.dataset import open_dataset
+from sr_core.preference_data.dataset import open_dataset
 
 
 def card_of(folder: Path) -> tuple[dict, str]:

@@ -17,13 +17,18 @@ from sr_core.encoding import Attachments, encode_png
 from sr_core.errors import ConfigError
 from sr_core.files import replacing
 from sr_core.metadata import marker_packet, output_exif
+from sr_core.preference_data.dataset import IMAGE_COLUMNS, PAIR_SCHEMA
 from sr_core.preferences import GroupPairs
 from sr_core.rewards.group import GroupReward
 from sr_core.version import VERSION
-from train.dataset import IMAGE_COLUMNS, PAIR_SCHEMA
 
 SECONDS = b"seconds"
 """Key under which a group's file keeps the wall time that it took."""
+_DRAWING = (
+    *("seed", "generator", "model_id", "model_revision", "adapter", "sampler", "steps", "guidance", "control_scale"),
+    *("color_fix", "tile_cfg", "schedule", "dtype"),
+)
+"""Columns that say how a candidate was drawn."""
 UNKNOWN_LICENSE = "unknown"
 """Licence of a source photograph where nobody stated one."""
 
@@ -62,7 +67,10 @@ class ScoredGroup:
     hq: UInt8[np.ndarray, "h w 3"] | None
     images: Sequence[UInt8[np.ndarray, "h w 3"]]
     candidate_ids: Sequence[int]
-    seeds: Sequence[int]
+    seeds: Sequence[int | None]
+    """None for a candidate that no seed drew."""
+    sources: Sequence[str | None]
+    """What a candidate without a seed is called: the name of its file or model."""
     dtypes: Sequence[str]
     raw: Mapping[str, Sequence[float]]
     reward: GroupReward
@@ -111,6 +119,20 @@ def _image(png: bytes, name: str) -> dict[str, Any]:
     return {"bytes": png, "path": f"{name}.png"}
 
 
+def _candidate_columns(group: ScoredGroup, m: int) -> dict[str, Any]:
+    """Return what is known of how candidate m was drawn; of one without a seed, where it came from."""
+    origin, seed, source, dtype = group.origin, group.seeds[m], group.sources[m], group.dtypes[m]
+    if seed is None:
+        unknown = dict.fromkeys(_DRAWING)
+        recipe: dict[str, object] = {"source": source, "version": VERSION}
+        return {**unknown, "model_id": source, "image": marked_png(group.images[m], recipe)}
+    recipe = {
+        "seed": seed, "backbone": origin.model_id, "adapter": origin.adapter, "steps": origin.steps,
+        "sampler": origin.sampler, "dtype": dtype, "version": VERSION,
+    }  # fmt: skip
+    return {"seed": seed, "dtype": dtype, "image": marked_png(group.images[m], recipe)}
+
+
 def group_table(group: ScoredGroup, schema: pa.Schema, created_at: datetime) -> pa.Table:
     """Return a group's rows of the table of candidates."""
     keys = [field.name for field in schema.field("scores").type]
@@ -122,28 +144,26 @@ def group_table(group: ScoredGroup, schema: pa.Schema, created_at: datetime) -> 
     if group.hq is not None:
         first["hr_image"] = _image(plain_png(group.hq), f"{group.group_id}_hr")
     rows: list[dict[str, Any]] = []
-    for m, (candidate, seed, dtype) in enumerate(zip(group.candidate_ids, group.seeds, group.dtypes, strict=True)):
-        pixels, name = group.images[m], f"{group.group_id}_{candidate}"
-        recipe = {
-            "seed": seed, "backbone": origin.model_id, "adapter": origin.adapter, "steps": origin.steps,
-            "sampler": origin.sampler, "dtype": dtype, "version": VERSION,
-        }  # fmt: skip
+    for m, candidate in enumerate(group.candidate_ids):
+        pixels, drawing = group.images[m], _candidate_columns(group, m)
         normalised = {key: float(values[m]) for key, values in reward.normalised.items()}
-        row = shared | {
-            "group_id": group.group_id,
-            "candidate_id": candidate,
-            "seed": seed,
-            "image": _image(marked_png(pixels, recipe), name),
-            "width": pixels.shape[1],
-            "height": pixels.shape[0],
-            "scores": {key: group.raw[key][m] if key in group.raw else None for key in keys},
-            "norm_scores": {key: normalised.get(key) for key in keys},
-            "reward": float(reward.reward[m]),
-            "rank": None if reward.ranks is None else reward.ranks[m],
-            "metric_versions": versions,
-            "created_at": created_at,
-            "dtype": dtype,
-        }
+        row = (
+            shared
+            | drawing
+            | {
+                "group_id": group.group_id,
+                "candidate_id": candidate,
+                "image": _image(drawing["image"], f"{group.group_id}_{candidate}"),
+                "width": pixels.shape[1],
+                "height": pixels.shape[0],
+                "scores": {key: group.raw[key][m] if key in group.raw else None for key in keys},
+                "norm_scores": {key: normalised.get(key) for key in keys},
+                "reward": float(reward.reward[m]),
+                "rank": None if reward.ranks is None else reward.ranks[m],
+                "metric_versions": versions,
+                "created_at": created_at,
+            }
+        )
         rows.append(row if rows else row | first)
     return pa.Table.from_pylist(rows, schema=schema)
 

@@ -5,8 +5,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from train.dataset import open_dataset
-from train.dataset_statistics import curation_summary, score_statistics
+from sr_core.preference_data.dataset import open_dataset
+from sr_core.preference_data.statistics import curation_summary, score_statistics
 
 
 def test_the_figures_are_those_of_the_tables(curated: Path) -> None:

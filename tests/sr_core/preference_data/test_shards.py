@@ -8,10 +8,18 @@ import pyarrow.parquet as pq
 import pytest
 
 from sr_core.errors import ConfigError
+from sr_core.preference_data.dataset import candidate_schema, decode_png
+from sr_core.preference_data.shards import (
+    Origin,
+    ScoredGroup,
+    Seconds,
+    group_table,
+    merge_groups,
+    pairs_table,
+    write_group,
+)
 from sr_core.preferences import weigh_groups
 from sr_core.rewards.group import hybrid_reward, score_term
-from train.dataset import candidate_schema, decode_png
-from train.shards import Origin, ScoredGroup, Seconds, group_table, merge_groups, pairs_table, write_group
 
 SCHEMA = candidate_schema(["niqe", "brisque"])
 DAY = datetime(2026, 1, 2, tzinfo=UTC)
@@ -32,6 +40,7 @@ def scored(number: int, niqe: Sequence[float] = (4.0, 3.0, 2.0, 1.0), ids: Seque
         images=list(draw.integers(0, 256, (4, 16, 24, 3), dtype=np.uint8)),
         candidate_ids=ids,
         seeds=[10 * number + k for k in ids],
+        sources=[None] * 4,
         dtypes=["float32"] * 4,
         raw=raw,
         reward=hybrid_reward(raw, {"niqe": score_term("niqe")}),

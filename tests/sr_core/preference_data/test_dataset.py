@@ -11,7 +11,7 @@ import pytest
 from sr_core.decoding import read_xmp
 from sr_core.errors import ConfigError
 from sr_core.metadata import parse_marker
-from train.dataset import candidate_schema, decode_png, open_dataset
+from sr_core.preference_data.dataset import candidate_schema, decode_png, open_dataset
 
 WANTED = [
     *("group_id", "candidate_id", "seed", "generator", "image", "lr_image", "hr_image", "width", "height", "model_id"),

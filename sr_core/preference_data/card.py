@@ -1,28 +1,46 @@
-"""The card of a curated dataset: what it holds, how it was made, its figures, biases and licences."""
+"""The card of a preference dataset: what it holds, how it was made, its figures, biases and licences."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sr_core.files import replace_text
+from sr_core.preference_data.dataset import IMAGE, value_name
 from sr_core.rewards.group import CONSISTENCY, score_term
 from sr_core.rewards.registry import metric_spec
-from train.checkpoints import replace_text
-from train.config import recipe_values
-from train.curation_plan import Plan
-from train.dataset import IMAGE, value_name
 
 CARD = "README.md"
 
+
+@dataclass(frozen=True, kw_only=True)
+class CardFacts:
+    """What a card says that the tables do not."""
+
+    drawn: str
+    """From what, and by which model, each photograph was restored."""
+    made: str
+    """One paragraph: the command or the page, and what another making gives."""
+    metric_set: str
+    """In Markdown."""
+    fidelity_weight: float | int
+    top: int
+    weights: str
+    """One sentence: what the inter-group weight compares with."""
+    biases: Sequence[str]
+    recipe: Mapping[str, Any]
+    """Settings, ready for JSON; absolute paths are cut to their last part."""
+
+
 TEXT = """# Preference pairs for super-resolution
 
-{groups} photographs, each restored {drawn} by `{model}` (adapter `{adapter}`), {candidates} candidates in all, scored
-by the metric set `{metric_set}` and ranked inside each group; {pairs} pairs of a better and a worse candidate.
-Made by `python -m train curate RECIPE` with the recipe below; the same recipe on the same files gives the same rows
-(but `created_at`) on any number of processes.
+{groups} photographs, each restored {drawn}, {candidates} candidates in all, scored by the metric set
+{metric_set} and ranked inside each group; {pairs} pairs of a better and a worse candidate.
+{made}
 
 ```python
 from datasets import load_dataset
@@ -37,12 +55,13 @@ pairs = load_dataset("THIS_FOLDER", "pairs", split="train")
 content made with trained models; `lr_image`, what the model was given, and `hr_image`, the ground truth where there is
 one, stand on the first row of each group and are null on its others. `seed` with `generator` gives the noise back;
 `dtype` and `schedule` belong to redrawing a candidate as well. `model_revision` is the SHA-256 of the weights.
+A candidate that no seed drew has `model_id` say where it came from, and nulls in the columns of drawing.
 `scores` are raw, `norm_scores` lie in [0, 1] inside the group (higher is better), `reward` is their hybrid
 (fidelity weight {fidelity_weight}), `rank` 1 is best and ties share a rank. `metric_versions` is JSON: weights, colour,
 crops, dtype and device of each metric.
 
 `pairs`: top-{top} against bottom-{top} of each group by reward, without pairs of equal reward; `w_intra`, `w_inter` and
-`w_total` are the hierarchical weights of DP2O-SR (arXiv 2510.18851), whose product has mean 1 over the table.
+`w_total` are the hierarchical weights of DP2O-SR (arXiv 2510.18851). {weights}
 `human_votes` and `agreement` are empty as long as `source` is "reward".
 
 ## Figures
@@ -59,8 +78,7 @@ crops, dtype and device of each metric.
 
 - The labels are those of automatic metrics, not of people. Scene-statistics metrics (BRISQUE, NIQE) like noise and
   over-sharpening more than people do; rewards compare inside one group only.
-- The degradations are synthetic presets; real cameras, compression chains and scans differ.
-- All candidates come from one model and one setting, so what it never draws is never preferred.
+{biases}
 - The photographs are the collector's choice; no claim is made about the people, places or cameras in them.
 - A metric that could not be loaded is absent from every reward: {missing}.
 
@@ -141,9 +159,10 @@ def _licenses(folder: Path, files: Sequence[str]) -> str:
     return ", ".join(sorted({value or "unknown" for table in tables for value in table["license"].to_pylist()}))
 
 
-def write_card(folder: Path, plan: Plan, tables: Mapping[str, Sequence[str]], statistics: Mapping[str, Any]) -> None:
+def write_card(
+    folder: Path, facts: CardFacts, tables: Mapping[str, Sequence[str]], statistics: Mapping[str, Any]
+) -> None:
     """Write the card of a dataset whose tables and figures are complete; whole or not at all."""
-    recipe = plan.recipe
     head = "\n".join(
         [
             "license: unknown",
@@ -153,22 +172,22 @@ def write_card(folder: Path, plan: Plan, tables: Mapping[str, Sequence[str]], st
             dataset_info(folder, tables),
         ]
     )
-    drawn = f"from {recipe.draw.num_candidates} seeds" if recipe.crops else "by the runs that were added"
     text = TEXT.format(
         groups=statistics["groups"],
-        drawn=drawn,
-        model=recipe.backbone.name,
-        adapter=plan.adapter,
+        drawn=facts.drawn,
+        made=facts.made,
         candidates=statistics["candidates"],
-        metric_set=recipe.metric_set,
+        metric_set=facts.metric_set,
         pairs=statistics["pairs"],
-        fidelity_weight=recipe.fidelity_weight,
-        top=recipe.top,
+        fidelity_weight=facts.fidelity_weight,
+        top=facts.top,
+        weights=facts.weights,
+        biases="\n".join(f"- {bias}" for bias in facts.biases),
         counts="\n".join(_count_rows(statistics)),
         scores="\n".join(_score_row(key, figures) for key, figures in statistics["scores"].items()),
         missing=", ".join(statistics["missing_metrics"]) or "none here",
         licenses=_licenses(folder, tables["candidates"]),
-        recipe=json.dumps(_shareable(recipe_values(recipe)), indent=1),
+        recipe=json.dumps(_shareable(facts.recipe), indent=1),
     )
     replace_text(folder / CARD, f"---\n{head}\n---\n\n{text}")
 

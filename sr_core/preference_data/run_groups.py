@@ -1,14 +1,17 @@
 """Runs of the page and of `sr upscale` as groups of candidates."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from sr_core.errors import ConfigError, InputError
 from sr_core.images import Pixels8, from_uint8, read_image, to_uint8
 from sr_core.noise import GENERATOR
+from sr_core.preference_data.shards import Origin, ScoredGroup
 from sr_core.rewards import GroupScores
 from sr_core.rewards.group import GroupReward
 from sr_core.rewards.local_files import sha256_of
@@ -16,7 +19,6 @@ from sr_core.runs import RUN_FILE, CandidateRecord, Run
 from sr_core.scoring import local_pixels
 from sr_core.tensors import Enlarged, Image
 from sr_core.tiling import TILE
-from train.shards import Origin, ScoredGroup
 
 Score = Callable[[Sequence[Pixels8], Image, Enlarged | None], GroupScores]
 """Scores candidates against their LQ and, where there is one, a reference."""
@@ -60,10 +62,10 @@ def _reference(run: Run) -> Pixels8 | None:
     return to_uint8(read_image(files[0]).pixels)
 
 
-def _stored_scores(run: Run, metric_set: str) -> dict[str, list[float]]:
-    """Return the run's own raw scores where they are of this metric set and all candidates have them."""
+def _stored_scores(run: Run) -> dict[str, list[float]]:
+    """Return the run's own raw scores that all candidates have; none where a candidate was not scored."""
     records = drawn(run)
-    if run.values.get("metric_set") != metric_set or not all(record.scores for record in records):
+    if not records or not all(record.scores for record in records):
         return {}
     keys = [key for key in records[0].scores if all(key in record.scores for record in records)]
     return {key: [record.scores[key] for record in records] for key in keys}
@@ -88,32 +90,68 @@ def _origin(run: Run) -> Origin:
     )
 
 
-def run_group(run: Run, score: Score, *, metric_set: str, fidelity_weight: float) -> ScoredGroup:
+def first_candidates(run: Run, count: int, *, fidelity_weight: float | int) -> Run:
+    """Return the run with the first `count` candidates that were scored, their rewards taken anew among themselves.
+
+    Raises InputError if it has fewer.
+    """
+    scored = tuple(record for record in run.candidates if record.scores)
+    if len(scored) < count:
+        raise InputError(f"{run.values['input']['name']} must have {count} scored candidates, got {len(scored)}")
+    return replace(run, candidates=scored[:count]).reranked(fidelity_weight)
+
+
+def stored_group(run: Run, *, fidelity_weight: float | int) -> ScoredGroup:
+    """Return a run as a group by the scores that it has.
+
+    Raises InputError if its candidates share no score, or a file of the run is missing or damaged.
+    """
+    raw = _stored_scores(run)
+    reward = run.group_reward(fidelity_weight) if raw else None
+    if reward is None:
+        raise InputError(f"{run.values['input']['name']} must have candidates with scores to make pairs of")
+    return _group(run, _images(run), raw, reward, run.values.get("metrics", []))
+
+
+def run_group(run: Run, score: Score, *, metric_set: str, fidelity_weight: float | int) -> ScoredGroup:
     """Return a run as a group: its stored scores where they are of `metric_set`, fresh ones otherwise.
 
     Raises InputError if a file of the run is missing or damaged.
     """
-    records = drawn(run)
-    images = [local_pixels(run.path(record)) for record in records]
-    lq = to_uint8(read_image(run.folder / run.values["input"]["file"]).pixels)
-    hq = _reference(run)
-    raw, metrics = _stored_scores(run, metric_set), run.values.get("metrics", [])
-    reward: GroupReward | None
-    if raw:
-        reward = run.group_reward(fidelity_weight)
-    else:
-        scores = score(images, from_uint8(lq), None if hq is None else from_uint8(hq))
-        raw, metrics, reward = scores.raw, scores.metrics, scores.reward
-    if reward is None:
+    if run.values.get("metric_set") == metric_set and _stored_scores(run):
+        return stored_group(run, fidelity_weight=fidelity_weight)
+    images, hq = _images(run), _reference(run)
+    scores = score(images, from_uint8(_lq(run)), None if hq is None else from_uint8(hq))
+    if scores.reward is None:
         raise InputError(f"no metric of {metric_set} could score the run {run.folder}; choose another metric set")
+    return _group(run, images, scores.raw, scores.reward, scores.metrics)
+
+
+def _images(run: Run) -> list[Pixels8]:
+    return [np.ascontiguousarray(local_pixels(run.path(record))) for record in drawn(run)]
+
+
+def _lq(run: Run) -> Pixels8:
+    return to_uint8(read_image(run.folder / run.values["input"]["file"]).pixels)
+
+
+def _group(
+    run: Run,
+    images: Sequence[Pixels8],
+    raw: Mapping[str, Sequence[float]],
+    reward: GroupReward,
+    metrics: Sequence[Mapping[str, Any]],
+) -> ScoredGroup:
+    records = drawn(run)
     return ScoredGroup(
         group_id=f"run-{run_digest(run)[:16]}",
         origin=_origin(run),
-        lq=lq,
-        hq=hq,
-        images=[np.ascontiguousarray(image) for image in images],
+        lq=_lq(run),
+        hq=_reference(run),
+        images=images,
         candidate_ids=[record.index for record in records],
         seeds=[record.seed for record in records],
+        sources=[record.source for record in records],
         dtypes=[record.dtype for record in records],
         raw=raw,
         reward=reward,

@@ -1,0 +1,101 @@
+"""Mean spreads of a curated dataset's groups, shipped as what a single photo's group is compared with."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from sr_core.assets import ASSETS
+from sr_core.errors import ConfigError
+from sr_core.files import replace_text
+from sr_core.preference_data.dataset import open_dataset
+from sr_core.preference_data.folder import stored_recipe
+from sr_core.preference_data.pairing import PairSettings
+from sr_core.preferences import mean_group_spread, select_pairs
+
+SHIPPED = ASSETS / "compact" / "curation_statistics.json"
+
+
+def mean_spreads(folder: Path) -> dict[str, Any]:
+    """Return mu_sigma of a curated dataset for every N and M that its groups allow, with its recipe; ready for JSON.
+
+    For M below the number drawn, each group's first M candidates are normalised anew among themselves. Raises
+    ConfigError if the folder is no dataset of curation.
+    """
+    dataset, recipe = open_dataset(folder), stored_recipe(folder)
+    if "draw" not in recipe:
+        raise ConfigError(f"{folder} must hold the recipe.json of curation; run: python -m train curate RECIPE")
+    weight, ddof, indices = recipe["fidelity_weight"], recipe["ddof"], range(len(dataset))
+    least = min(len(next(iter(dataset.raw(i).values()))) for i in indices)
+    rows = []
+    for num_candidates in range(2, least + 1):
+        rewards = [dataset.rewards(i, num_candidates, weight) for i in indices]
+        spreads = [float(r.std(ddof=ddof)) for r in rewards]
+        for top in range(1, num_candidates // 2 + 1):
+            counts = [len(select_pairs(r, top)) for r in rewards]
+            mu_sigma = mean_group_spread(spreads, counts)
+            rows.append({"num_candidates": num_candidates, "top": top, "pairs": sum(counts), "mu_sigma": mu_sigma})
+    return {
+        "dataset": dataset.digest,
+        "groups": len(dataset),
+        "metric_set": recipe["metric_set"],
+        "fidelity_weight": weight,
+        "ddof": ddof,
+        "num_candidates": recipe["draw"]["num_candidates"],
+        "top": recipe["top"],
+        "mean_spreads": rows,
+        "recipe": {name: value for name, value in recipe.items() if name != "output"},
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurationSpreads:
+    """The mean spreads of one curation."""
+
+    groups: int
+    metric_set: str
+    fidelity_weight: float
+    num_candidates: int
+    """M of the recipe."""
+    top: int
+    """N of the recipe."""
+    mu_sigma: Mapping[tuple[int, int], float]
+    """By (M, N)."""
+
+    def nearest(self, settings: PairSettings) -> tuple[int, int]:
+        """Return the (M, N) whose mu_sigma is taken: these settings' where it is known, else the recipe's."""
+        wanted = (settings.num_candidates, settings.top)
+        return wanted if wanted in self.mu_sigma else (self.num_candidates, self.top)
+
+    def differences(self, settings: PairSettings, metric_set: str) -> list[str]:
+        """Return in words where a run's settings differ from those that its mu_sigma was taken with."""
+        num_candidates, top = self.nearest(settings)
+        pairs = (
+            ("metric set", self.metric_set, metric_set),
+            ("faithful share", f"{self.fidelity_weight:g}", f"{settings.fidelity_weight:g}"),
+            ("N of M", f"{top} of {num_candidates}", f"{settings.top} of {settings.num_candidates}"),
+        )
+        return [f"{name}: {theirs} there, {ours} here" for name, theirs, ours in pairs if theirs != ours]
+
+
+def write_mean_spreads(folder: Path, out: Path) -> Path:
+    """Write what `mean_spreads` says of a dataset; returns the file."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    replace_text(out, json.dumps(mean_spreads(folder), indent=1) + "\n")
+    return out
+
+
+@cache
+def read_mean_spreads(path: Path = SHIPPED) -> CurationSpreads:
+    """Read a file of `write_mean_spreads`, by default the shipped one."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return CurationSpreads(
+        groups=content["groups"],
+        metric_set=content["metric_set"],
+        fidelity_weight=content["fidelity_weight"],
+        num_candidates=content["num_candidates"],
+        top=content["top"],
+        mu_sigma={(row["num_candidates"], row["top"]): row["mu_sigma"] for row in content["mean_spreads"]},
+    )

@@ -1,0 +1,110 @@
+"""Preference pairs of opened runs: which runs can give them, and their weights against a named mean spread."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from sr_core.errors import ConfigError, InputError
+from sr_core.preference_data.run_groups import first_candidates
+from sr_core.preferences import GroupPairs, mean_group_spread, select_pairs, weigh_groups
+from sr_core.runs import CandidateRecord, Run
+
+
+class Preset(NamedTuple):
+    """How many candidates a paper's setting draws and pairs."""
+
+    num_candidates: int
+    """M."""
+    top: int
+    """N: the N best against the N worst."""
+    label: str
+
+
+PRESETS = (
+    Preset(32, 8, "C-SD2"),
+    Preset(64, 4, "C-FLUX"),
+)
+"""The two settings of DP2O-SR, arXiv 2510.18851, section 5.3: N/M of 1/4 for C-SD2 and of 1/16 for C-FLUX."""
+
+
+class PairSettings(NamedTuple):
+    """Which pairs are made of a run."""
+
+    num_candidates: int
+    """M: the first M scored candidates, their rewards taken anew among themselves."""
+    top: int
+    """N: the N best against the N worst."""
+    fidelity_weight: float | int
+
+
+class WeighedRun(NamedTuple):
+    """A run's first M candidates with their pairs."""
+
+    run: Run
+    pairs: GroupPairs
+
+    def records(self, p: int) -> tuple[CandidateRecord, CandidateRecord]:
+        """Return winner and loser of pair p."""
+        return self.run.candidates[self.pairs.winners[p]], self.run.candidates[self.pairs.losers[p]]
+
+
+class Refused(NamedTuple):
+    """A run that cannot give the pairs asked for."""
+
+    run: Run
+    reason: str
+
+
+class Paired(NamedTuple):
+    """Runs that can give the pairs asked for, and those that cannot."""
+
+    runs: list[Run]
+    """Their first M candidates."""
+    refused: list[Refused]
+
+
+def num_scored(run: Run) -> int:
+    """Return how many candidates of a run can be ranked."""
+    return sum(bool(record.scores) for record in run.candidates)
+
+
+def rewards_of(run: Run) -> np.ndarray:
+    """Return the rewards of a run whose candidates are all ranked."""
+    return np.array([record.reward for record in run.candidates], dtype=np.float64)
+
+
+def pairable(runs: Sequence[Run], settings: PairSettings) -> Paired:
+    """Split runs into those that have M comparable candidates and those that have not, with the reason in words.
+
+    Raises ConfigError unless 1 <= N <= M / 2.
+    """
+    if not 1 <= settings.top <= settings.num_candidates / 2:
+        raise ConfigError(
+            f"N must lie in 1 to half of the M = {settings.num_candidates} candidates, got {settings.top}"
+        )
+    found = Paired([], [])
+    for run in runs:
+        try:
+            first = first_candidates(run, settings.num_candidates, fidelity_weight=settings.fidelity_weight)
+            if any(record.reward is None for record in first.candidates):
+                raise InputError(f"{run.values['input']['name']} must have candidates that share a score")
+        except InputError as error:
+            found.refused.append(Refused(run, str(error)))
+        else:
+            found.runs.append(first)
+    return found
+
+
+def mean_spread_of(runs: Sequence[Run], top: int) -> float | None:
+    """Return mu_sigma over runs as `pairable` gives them; None for fewer than two, where it would compare nothing."""
+    if len(runs) < 2:
+        return None
+    rewards = [rewards_of(run) for run in runs]
+    return mean_group_spread([float(r.std()) for r in rewards], [len(select_pairs(r, top)) for r in rewards])
+
+
+def weigh_run(run: Run, top: int, *, mean_spread: float | None) -> WeighedRun:
+    """Return the pairs of one run as `pairable` gives it; without `mean_spread` its inter-group weight is undefined."""
+    (pairs,) = weigh_groups([rewards_of(run)], top, mean_spread=mean_spread)
+    return WeighedRun(run, pairs)
