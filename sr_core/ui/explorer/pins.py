@@ -18,11 +18,15 @@ def before_id(record: CandidateRecord) -> str:
     return f"before-{record.index}"
 
 
-def pin_button(words: str, right: str, left: str | None = None, run: str | None = None) -> str:
+def pin_button(
+    words: str, right: str, left: str | None = None, run: str | None = None, *, spoken: str | None = None
+) -> str:
     """Return a button that puts `right`, and `left` if named, into the comparer.
 
-    Both are picture ids; `run` is the key of another run of the visit that is opened first.
+    Both are picture ids; `run` is the key of another run of the visit that is opened first. `spoken` names the button
+    where its words alone do not tell it from its neighbours.
     """
     places = {"right": right, "left": left, "run": run}
     data = "".join(f' data-pin-{side}="{escape(value)}"' for side, value in places.items() if value is not None)
-    return f'<button type="button" class="sr-pin"{data}>{escape(words)}</button>'
+    name = "" if spoken is None else f' aria-label="{escape(spoken)}"'
+    return f'<button type="button" class="sr-pin"{name}{data}>{escape(words)}</button>'
