@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from sr_core.errors import InputError
 from sr_core.job import Job
@@ -89,6 +90,8 @@ class Visit:
     """0 is vivid, 1 faithful; the slider's last word."""
     view: str = ""
     """Name of the view that is open under Explore; empty is the first."""
+    choices: dict[str, Any] = field(default_factory=dict)
+    """What a view was set to by hand, by its name."""
     busy: bool = False
     last_seen: float = 0.0
     _count: int = 0
