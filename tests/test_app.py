@@ -19,9 +19,11 @@ from PIL import Image as PillowImage
 import app
 from sr_core.errors import InputError, WeightsError
 from sr_core.runs import Run
-from sr_core.ui.events import PageEvents, in_words
+from sr_core.ui.events import PageEvents
 from sr_core.ui.page import build_page
 from sr_core.ui.visits import VisitStore
+from sr_core.ui.words import in_words
+from tests.explorer_run import write_run
 from tests.lora import installed
 
 
@@ -189,3 +191,19 @@ def test_agents_find_the_same_two_tools(served: Served) -> None:
     tools = httpx.get(f"{served.address}gradio_api/mcp/schema").json()
     assert {tool["name"].split("_")[-1] for tool in tools} == {"upscale", "score"}
     assert all(tool["description"] for tool in tools)
+
+
+def test_what_no_browser_may_fetch_is_refused(served: Served, tmp_path: Path) -> None:
+    run_id = served.store.library.keep(write_run(tmp_path / "run", num_candidates=2, size=64))
+    served.store.private.mkdir(exist_ok=True)
+    secret = served.store.private / "votes.sqlite"
+    secret.write_text("who voted for what")
+    for path in (secret, served.store.library.root / run_id / "input.png"):
+        assert httpx.get(f"{served.address}gradio_api/file={path}").status_code == 403
+
+
+def test_a_folder_without_a_run_is_refused_before_serving(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "app.py", str(tmp_path)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "must be a folder with run.json" in done.stderr
