@@ -225,28 +225,37 @@ def _natural_energy(size: Size, lq_size: Size, basis: Basis) -> float:
     return float((squares ** (-NATURAL_EXPONENT / 2)).sum())
 
 
+def energy_beyond(power: Float[Tensor, "b h w"], lq_size: Size, basis: Basis) -> PerSample:
+    """Return the energy at or above the Nyquist frequency of a picture of `lq_size`, in float64."""
+    size = (power.shape[-2], power.shape[-1])
+    return (power * beyond(size, lq_size, basis)).sum((-2, -1), dtype=torch.float64)
+
+
 class Invention(NamedTuple):
     """Energy where the input has none."""
 
     share: PerSample
     """Of the energy of the plane without its mean, in [0, 1]."""
     level: PerSample
-    """In dB above the natural continuation A / f^2; 0 is as much as a natural image has there."""
+    """Mean power there in dB above that of the guide A / f^2; 0 is natural, NaN where the input reaches as far."""
 
 
-def invention(power: Float[Tensor, "b h w"], lq_size: Size, amplitude: float, basis: Basis) -> Invention:
-    """Return how much of a power spectrum lies beyond its input's Nyquist frequency."""
-    size = (power.shape[-2], power.shape[-1])
-    energy = (power * beyond(size, lq_size, basis)).sum((-2, -1), dtype=torch.float64)
-    natural = energy.new_tensor(amplitude * _natural_energy(size, lq_size, basis))
-    total = power.sum((-2, -1), dtype=torch.float64)
-    share = torch.where(total > 0, energy / total.clamp_min(1e-300), 0.0)
-    return Invention(share, decibels(energy / power[0].numel(), (natural / power[0].numel()).expand_as(energy)))
+def invention(
+    energy: PerSample, total: PerSample, size: Size, lq_size: Size, *, amplitude: float, basis: Basis
+) -> Invention:
+    """Return how much of the energy `total` lies beyond the input's Nyquist frequency, where there is `energy`."""
+    count = int(beyond(size, lq_size, basis).sum())
+    share = torch.where(total > 0, energy / total.clamp_min(torch.finfo(total.dtype).tiny), 0.0)
+    natural = torch.full_like(energy, amplitude * _natural_energy(size, lq_size, basis))
+    level = decibels(energy / count, natural / count) if count else torch.full_like(energy, math.nan)
+    return Invention(share, level)
 
 
 def residual_power(residual: Latent) -> Float[Tensor, "b h w"]:
     """Return each DCT-II coefficient's part of the mean square of a residual: their sum over the plane is that mean."""
-    return dct2(residual).square().mean(1) / (residual.shape[-2] * residual.shape[-1])
+    # One channel at a time fits a processor's cache.
+    powers = [dct2(plane).square() for plane in residual.unbind(1)]
+    return torch.stack(powers).sum(0) / residual[0].numel()
 
 
 @lru_cache(maxsize=8)

@@ -11,11 +11,13 @@ from sr_core.spectra import (
     POWER_FLOOR,
     POWERS,
     Basis,
+    Invention,
     Rings,
     axis_frequencies,
     band_energies,
     dct_power,
     decibels,
+    energy_beyond,
     fidelity_levels,
     invention,
     log_spectral_distance,
@@ -240,6 +242,12 @@ def test_the_distance_in_decibels_is_symmetric_and_sees_a_common_gain_as_none() 
     assert torch.equal(decibels(first, first), torch.zeros(2, 30, 30, dtype=torch.float64))
 
 
+def invented(power: torch.Tensor, lq_size: tuple[int, int], amplitude: float, basis: Basis) -> Invention:
+    size = (power.shape[-2], power.shape[-1])
+    beyond, total = energy_beyond(power, lq_size, basis), power.sum((-2, -1), dtype=torch.float64)
+    return invention(beyond, total, size, lq_size, amplitude=amplitude, basis=basis)
+
+
 ENLARGEMENTS = [((16, 16), (64, 64)), ((15, 20), (45, 60)), ((24, 32), (36, 48)), ((20, 30), (50, 60))]
 
 
@@ -257,9 +265,9 @@ def test_an_ideal_enlargement_is_faithful_and_invents_nothing(lq_size: tuple[int
     levels = fidelity_levels(ring_means(power, parts), own, parts, limit)
     assert levels.shape[1] == num_below(parts, limit) - 1 > 5
     torch.testing.assert_close(levels, torch.zeros_like(levels), rtol=0, atol=1e-9)
-    invented = invention(power, lq_size, natural_amplitude(own[0], parts, limit), "dct")
-    assert float(invented.share) < 1e-12
-    assert float(invented.level) < -20
+    found = invented(power, lq_size, natural_amplitude(own[0], parts, limit), "dct")
+    assert float(found.share) < 1e-12
+    assert float(found.level) < -20
 
 
 def test_an_ideal_enlargement_is_nearly_so_through_a_window() -> None:
@@ -269,7 +277,7 @@ def test_an_ideal_enlargement_is_nearly_so_through_a_window() -> None:
     parts, limit = rings(size, "fft"), nyquist(lq_size, size)
     levels = fidelity_levels(ring_means(power, parts), input_means(lq, size, "fft"), parts, limit)
     assert float(levels.abs().mean()) < 1
-    assert float(invention(power, lq_size, 1.0, "fft").share) < 5e-3
+    assert float(invented(power, lq_size, 1.0, "fft").share) < 5e-3
 
 
 def test_a_blur_is_unfaithful_downwards_and_a_gain_upwards() -> None:
@@ -287,9 +295,9 @@ def test_a_blur_is_unfaithful_downwards_and_a_gain_upwards() -> None:
 
 def test_invention_is_the_share_of_the_energy_beyond_the_inputs_band() -> None:
     power = dct_power(noise(1, 48, 48))
-    invented = invention(power, (24, 24), 1.0, "dct")
+    found = invented(power, (24, 24), 1.0, "dct")
     inside = power[:, :24, :24].sum() / power.sum()
-    assert float(invented.share) == pytest.approx(1 - float(inside))
+    assert float(found.share) == pytest.approx(1 - float(inside))
 
 
 def test_a_natural_continuation_is_invention_of_zero_decibels() -> None:
@@ -297,16 +305,22 @@ def test_a_natural_continuation_is_invention_of_zero_decibels() -> None:
     plane = natural_plane(*size, -2.0)
     power, parts = dct_power(plane), rings(size, "dct")
     amplitude = natural_amplitude(ring_means(power, parts)[0], parts, nyquist(lq_size, size))
-    assert float(invention(power, lq_size, amplitude, "dct").level) == pytest.approx(0, abs=0.5)
-    fourfold = invention(4 * power, lq_size, amplitude, "dct")
+    assert float(invented(power, lq_size, amplitude, "dct").level) == pytest.approx(0, abs=0.5)
+    fourfold = invented(4 * power, lq_size, amplitude, "dct")
     assert float(fourfold.level) == pytest.approx(10 * math.log10(4), abs=0.5)
+
+
+def test_nothing_lies_beyond_an_input_of_the_outputs_size() -> None:
+    found = invented(dct_power(noise(2, 32, 40)), (32, 40), 1.0, "dct")
+    assert torch.equal(found.share, torch.zeros(2, dtype=torch.float64))
+    assert found.level.isnan().all()
 
 
 @pytest.mark.parametrize("basis", BASES)
 def test_a_flat_picture_has_no_energy_anywhere(basis: Basis) -> None:
     power = POWERS[basis](torch.full((1, 32, 32), 0.25, dtype=torch.float64))
     assert float(ring_sums(power, rings((32, 32), basis)).sum()) == 0
-    assert float(invention(power, (16, 16), 1.0, basis).share) == 0
+    assert float(invented(power, (16, 16), 1.0, basis).share) == 0
 
 
 @pytest.mark.parametrize("size", [(32, 32), (40, 56), (33, 17)])
