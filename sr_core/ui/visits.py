@@ -91,7 +91,15 @@ class Visit:
     view: str = ""
     """Name of the view that is open under Explore; empty is the first."""
     choices: dict[str, Any] = field(default_factory=dict)
+    """What was chosen inside a view, by its name, for when another run or another order is shown."""
+    choices: dict[str, Any] = field(default_factory=dict)
     """What a view was set to by hand, by its name."""
+    opened: set[str] = field(default_factory=set)
+    """Ids of the runs that came by a link; all others were made here."""
+    owner_keys: dict[str, str] = field(default_factory=dict)
+    """By run id, what proves that this browser made a run in an earlier visit."""
+    remembered: list[str] = field(default_factory=list)
+    """Ids of runs that this browser has seen, newest first, as it says itself."""
     busy: bool = False
     last_seen: float = 0.0
     _count: int = 0
@@ -137,7 +145,21 @@ class Visit:
                 return self.show_run(shown.key)
         self._count += 1
         run = library.open(run_id, self.folder / f"{self._count:03d}-opened")
+        self.opened.add(run_id)
         return self.put(run, job_of(run), "opened")
+
+    def drop_run(self, run_id: str) -> None:
+        """Forget a run and delete this visit's files of it; the run on screen stays, if it is another one."""
+        current = self.on_screen
+        for shown in [shown for shown in self.shown if shown.run.values.get("id") == run_id]:
+            self.shown.remove(shown)
+            shutil.rmtree(shown.run.folder, ignore_errors=True)
+            shutil.rmtree(shown.view_folder, ignore_errors=True)
+        if current in self.shown:
+            self.current = self.shown.index(current)
+        else:
+            self.current, self.picked = max(0, len(self.shown) - 1), None
+        self.remembered = [other for other in self.remembered if other != run_id]
 
     @property
     def on_screen(self) -> Shown | None:
@@ -212,6 +234,13 @@ class VisitStore:
             if visit is not None:
                 visit.stop.set()
                 visit.last_seen = self._clock() - self._idle_s + self._closed_s
+
+    def delete_run(self, run_id: str) -> None:
+        """Delete a run for everyone at once: its files, its link, and the copies that other pages have open."""
+        with self._lock:
+            self.library.delete(run_id)
+            for visit in self._visits.values():
+                visit.drop_run(run_id)
 
     def sweep(self) -> None:
         """Delete the visits that nobody has touched for long."""
