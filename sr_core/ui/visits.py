@@ -91,8 +91,6 @@ class Visit:
     view: str = ""
     """Name of the view that is open under Explore; empty is the first."""
     choices: dict[str, Any] = field(default_factory=dict)
-    """What was chosen inside a view, by its name, for when another run or another order is shown."""
-    choices: dict[str, Any] = field(default_factory=dict)
     """What a view was set to by hand, by its name."""
     opened: set[str] = field(default_factory=set)
     """Ids of the runs that came by a link; all others were made here."""
