@@ -1,0 +1,238 @@
+import multiprocessing
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from sr_core.errors import InputError
+from sr_core.votes import (
+    Answer,
+    Ballot,
+    Mode,
+    ShownPicture,
+    VoteStore,
+    new_voter,
+    store_files,
+    voter_key,
+)
+
+FIRST = Answer("choice", 0, 1)
+NUM_EACH = 200
+
+
+def pictures(*indices: int) -> tuple[ShownPicture, ...]:
+    return tuple(ShownPicture(index, f"{index:064x}") for index in indices)
+
+
+def issued(store: VoteStore, *indices: int, run: str = "run") -> Ballot:
+    mode: Mode = "pair" if len(indices) == 2 else "four"
+    return store.issue(run, mode, pictures(*indices))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> VoteStore:
+    return VoteStore(tmp_path / "votes.sqlite")
+
+
+def test_a_vote_comes_back_as_it_was_cast(store: VoteStore) -> None:
+    voter = new_voter()
+    ballot = issued(store, 4, 2, 0, 7)
+    vote = store.cast(ballot.token, voter, Answer("choice", 3, 1))
+    assert store.votes(["run"]) == [vote]
+    assert (vote.ballot, vote.best, vote.worst, vote.voter) == (ballot, 7, 2, voter_key(voter))
+    assert abs(datetime.now(UTC) - vote.at) < timedelta(minutes=1)
+
+
+def test_the_file_keeps_a_write_ahead_log_and_never_a_voters_id(store: VoteStore) -> None:
+    voter = new_voter()
+    store.cast(issued(store, 0, 1).token, voter, FIRST)
+    connection = sqlite3.connect(store.path)
+    assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    connection.close()
+    stored = b"".join(path.read_bytes() for path in store_files(store.path) if path.exists())
+    assert voter_key(voter).encode() in stored
+    assert voter.encode() not in stored
+
+
+def test_a_vote_sent_twice_is_stored_once(store: VoteStore) -> None:
+    voter, ballot = new_voter(), issued(store, 0, 1)
+    assert store.cast(ballot.token, voter, FIRST) == store.cast(ballot.token, voter, FIRST)
+    assert len(store.votes()) == 1
+
+
+def test_a_ballot_sent_by_many_threads_at_once_is_stored_once(store: VoteStore) -> None:
+    voter, ballot = new_voter(), issued(store, 0, 1)
+    threads = [threading.Thread(target=store.cast, args=(ballot.token, voter, FIRST)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(store.votes()) == 1
+
+
+def test_a_ballot_is_answered_by_one_voter_in_one_way(store: VoteStore) -> None:
+    voter, ballot = new_voter(), issued(store, 0, 1)
+    store.cast(ballot.token, voter, FIRST)
+    for who, answer in ((new_voter(), FIRST), (voter, Answer("choice", 1, 0)), (voter, Answer("tie"))):
+        with pytest.raises(InputError, match="answered once"):
+            store.cast(ballot.token, who, answer)
+    assert [vote.answer for vote in store.votes()] == [FIRST]
+
+
+@pytest.mark.parametrize("token", ["", "0" * 32, "'; DROP TABLE votes; --"])
+def test_a_forged_ballot_is_refused(store: VoteStore, token: str) -> None:
+    issued(store, 0, 1)
+    with pytest.raises(InputError, match="one that this server issued"):
+        store.cast(token, new_voter(), FIRST)
+    assert store.votes() == []
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer("choice", 0, 0),
+        Answer("choice", 0, 2),
+        Answer("choice", -1, 0),
+        Answer("choice", 0),
+        Answer("tie", 0, 1),
+        Answer("bad", 1),
+    ],
+)
+def test_an_answer_that_the_ballot_does_not_allow_is_refused(store: VoteStore, answer: Answer) -> None:
+    with pytest.raises(InputError, match="must name"):
+        store.cast(issued(store, 0, 1).token, new_voter(), answer)
+    assert store.votes() == []
+
+
+@pytest.mark.parametrize("voter", ["", "ab", "A" * 32, "g" * 32, "0" * 33])
+def test_a_forged_voter_is_refused(store: VoteStore, voter: str) -> None:
+    with pytest.raises(InputError, match="32 hexadecimal digits"):
+        store.cast(issued(store, 0, 1).token, voter, FIRST)
+
+
+@pytest.mark.parametrize("indices", [(0,), (0, 0), (0, 1, 2)])
+def test_a_ballot_shows_two_or_four_candidates(store: VoteStore, indices: tuple[int, ...]) -> None:
+    with pytest.raises(InputError, match="must show 2 candidates"):
+        store.issue("run", "pair", pictures(*indices))
+
+
+def test_a_vote_taken_back_is_marked_and_stays_answered(store: VoteStore) -> None:
+    voter, ballot = new_voter(), issued(store, 0, 1)
+    store.cast(ballot.token, voter, FIRST)
+    assert not store.withdraw(ballot.token, new_voter())
+    assert store.withdraw(ballot.token, voter)
+    assert not store.withdraw(ballot.token, voter)
+    assert [vote.withdrawn for vote in store.votes()] == [True]
+    with pytest.raises(InputError, match="answered once"):
+        store.cast(ballot.token, voter, FIRST)
+
+
+def test_a_voter_who_asks_is_forgotten_to_the_last_byte(store: VoteStore) -> None:
+    voter, other = new_voter(), new_voter()
+    for who in (voter, voter, voter, other):
+        store.cast(issued(store, 0, 1).token, who, FIRST)
+    tokens = [vote.ballot.token for vote in store.votes() if vote.voter == voter_key(voter)]
+    store.withdraw(tokens[0], voter)
+    assert store.forget(voter) == 2
+    assert [vote.voter for vote in store.votes()] == [voter_key(other)]
+    left = b"".join(path.read_bytes() for path in store_files(store.path) if path.exists())
+    assert voter_key(voter).encode() not in left
+    assert not any(token.encode() in left for token in tokens)
+
+
+def test_votes_are_read_for_the_runs_that_are_named(store: VoteStore) -> None:
+    for run in ("one", "two", "three"):
+        store.cast(issued(store, 0, 1, run=run).token, new_voter(), FIRST)
+    assert {vote.ballot.run for vote in store.votes(["one", "three", "none"])} == {"one", "three"}
+    assert store.votes([]) == []
+    assert len(store.votes()) == 3
+
+
+def test_a_ballot_that_nobody_answers_is_forgotten_after_a_day(tmp_path: Path) -> None:
+    now = [datetime(2026, 1, 1, tzinfo=UTC)]
+    store = VoteStore(tmp_path / "votes.sqlite", clock=lambda: now[0])
+    forgotten, answered = issued(store, 0, 1), issued(store, 0, 1)
+    store.cast(answered.token, new_voter(), FIRST)
+    now[0] += timedelta(days=2)
+    issued(store, 0, 1)
+    assert len(store.votes()) == 1
+    with pytest.raises(InputError, match="one that this server issued"):
+        store.cast(forgotten.token, new_voter(), FIRST)
+
+
+def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "votes.sqlite"
+    path.write_bytes(b"not a database at all" * 100)
+    with pytest.raises(InputError, match="file of votes"):
+        VoteStore(path)
+
+
+def test_every_store_has_a_name_of_its_own_and_keeps_it(tmp_path: Path) -> None:
+    first, second = VoteStore(tmp_path / "a.sqlite"), VoteStore(tmp_path / "b.sqlite")
+    assert first.name == VoteStore(first.path).name != second.name
+
+
+def vote_often(path: Path, count: int) -> None:
+    store, voter = VoteStore(path), new_voter()
+    for _ in range(count):
+        store.cast(issued(store, 0, 1).token, voter, FIRST)
+
+
+def integrity(path: Path) -> str:
+    connection = sqlite3.connect(path)
+    try:
+        return str(connection.execute("PRAGMA integrity_check").fetchone()[0])
+    finally:
+        connection.close()
+
+
+def test_two_processes_that_write_at_once_lose_nothing(tmp_path: Path) -> None:
+    path, context = tmp_path / "votes.sqlite", multiprocessing.get_context("spawn")
+    writers = [context.Process(target=vote_often, args=(path, NUM_EACH)) for _ in range(2)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(120)
+    assert [writer.exitcode for writer in writers] == [0, 0]
+    votes = VoteStore(path).votes()
+    voters = [vote.voter for vote in votes]
+    assert {voters.count(voter) for voter in set(voters)} == {NUM_EACH}
+    assert len(set(voters)) == 2
+    assert len({vote.ballot.token for vote in votes}) == 2 * NUM_EACH
+    assert integrity(path) == "ok"
+
+
+CAST_AND_SAY = """
+import sys
+from pathlib import Path
+from sr_core.votes import Answer, ShownPicture, VoteStore, new_voter
+store, voter = VoteStore(Path(sys.argv[1])), new_voter()
+while True:
+    ballot = store.issue("run", "pair", (ShownPicture(0, "a"), ShownPicture(1, "b")))
+    store.cast(ballot.token, voter, Answer("choice", 0, 1))
+    print(ballot.token, flush=True)
+"""
+
+
+def test_a_killed_writer_leaves_a_sound_file_with_every_vote_that_it_confirmed(tmp_path: Path) -> None:
+    path, confirmed = tmp_path / "votes.sqlite", list[str]()
+    for wait in (0.0, 0.013, 0.031):
+        writer = subprocess.Popen([sys.executable, "-c", CAST_AND_SAY, str(path)], stdout=subprocess.PIPE, text=True)
+        assert writer.stdout is not None
+        confirmed += [writer.stdout.readline().strip() for _ in range(5)]
+        time.sleep(wait)
+        os.kill(writer.pid, signal.SIGKILL)
+        confirmed += writer.stdout.read().split()
+        writer.wait(30)
+        assert integrity(path) == "ok"
+    stored = {vote.ballot.token for vote in VoteStore(path).votes()}
+    assert {token for token in confirmed if len(token) == 32} <= stored
+    vote_often(path, 3)
+    assert len(VoteStore(path).votes()) == len(stored) + 3
