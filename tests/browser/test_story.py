@@ -35,7 +35,7 @@ def upload(page: Page, *photos: Path) -> None:
 
 
 def runs_of(root: Path) -> set[Path]:
-    return {path.parent for path in root.glob("*/*/run.json")}
+    return {path.parent for path in root.glob("*/*/run.json") if path.parts[-3] != "library"}
 
 
 def choose_fast(page: Page) -> None:
