@@ -9,29 +9,12 @@ import pyarrow.parquet as pq
 
 from sr_core.errors import ConfigError
 from sr_core.files import replacing
-from sr_core.preference_data.dataset import IMAGE, TIME, PreferenceDataset, open_dataset, table_schema
+from sr_core.preference_data.dataset import IMAGE, PreferenceDataset, open_dataset, table_schema
+from sr_core.preference_data.pickapic import PICKAPIC_SCHEMA, ComparedImage, model_name, pickapic_row
 
 FILE = "train-00000-of-00001.parquet"
 PROMPT = "Restore this photograph at a higher resolution."
 """What TRL's column `prompt` says; the models themselves read no words."""
-
-PICKAPIC_SCHEMA = table_schema(
-    [
-        ("jpg_0", pa.binary()),
-        ("jpg_1", pa.binary()),
-        ("label_0", pa.float64()),
-        ("label_1", pa.float64()),
-        ("caption", pa.string()),
-        ("model_0", pa.string()),
-        ("model_1", pa.string()),
-        ("ranking_id", pa.int64()),
-        ("has_label", pa.bool_()),
-        ("are_different", pa.bool_()),
-        ("num_example_per_prompt", pa.int32()),
-        ("created_at", TIME),
-    ]
-)
-"""The columns of Pick-a-Pic that diffusers' preference scripts read; the bytes are PNGs in spite of the name."""
 
 TRL_SCHEMA = table_schema(
     [("prompt", pa.string()), ("images", pa.list_(IMAGE)), ("chosen", IMAGE), ("rejected", IMAGE)]
@@ -47,9 +30,8 @@ class _Group(NamedTuple):
     pairs: list[dict[Hashable, Any]]
 
 
-def _model(row: dict[str, Any]) -> str:
-    """Return what made a candidate; one of another tool has no adapter."""
-    return "/".join(part for part in (row["model_id"], row["adapter"]) if part is not None)
+def _side(row: dict[str, Any]) -> ComparedImage:
+    return ComparedImage(row["image"]["bytes"], model_name([row["model_id"], row["adapter"]]))
 
 
 def _pickapic_rows(group: _Group, first_id: int) -> list[dict[str, Any]]:
@@ -60,20 +42,14 @@ def _pickapic_rows(group: _Group, first_id: int) -> list[dict[str, Any]]:
         left, right = sorted((pair["winner_id"], pair["loser_id"]))
         label = 0.5 if tie else float(left == pair["winner_id"])
         a, b = group.rows[left], group.rows[right]
-        row = {
-            "jpg_0": a["image"]["bytes"],
-            "jpg_1": b["image"]["bytes"],
-            "label_0": label,
-            "label_1": 1 - label,
-            "caption": "",
-            "model_0": _model(a),
-            "model_1": _model(b),
-            "ranking_id": first_id + number,
-            "has_label": True,
-            "are_different": a["image"]["bytes"] != b["image"]["bytes"],
-            "num_example_per_prompt": len(group.pairs),
-            "created_at": max(a["created_at"], b["created_at"]),
-        }
+        row = pickapic_row(
+            _side(a),
+            _side(b),
+            label=label,
+            ranking_id=first_id + number,
+            num_pairs=len(group.pairs),
+            created_at=max(a["created_at"], b["created_at"]),
+        )
         rows.append(row)
     return rows
 
