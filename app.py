@@ -10,6 +10,7 @@ import typer
 from starlette.middleware import Middleware
 
 from sr_core.commands import quieten_libraries, run_commands
+from sr_core.limits import MAX_UPLOAD_BYTES
 from sr_core.runs import Run
 from sr_core.ui.explorer.chart import PLOTLY_FOLDER
 from sr_core.ui.headers import CarefulHeaders
@@ -28,7 +29,7 @@ def launch_options(store: VisitStore) -> dict[str, Any]:
         "theme": page_theme(),
         "css": style_sheets(),
         "js": static_text("explorer.js"),
-        "max_file_size": "32mb",
+        "max_file_size": MAX_UPLOAD_BYTES,
         "allowed_paths": [str(store.root), str(PLOTLY_FOLDER)],
         "blocked_paths": [str(store.library.root), str(store.private)],
         "show_error": False,

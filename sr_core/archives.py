@@ -15,10 +15,9 @@ from sr_core.errors import ConfigError, InputError
 from sr_core.exif import GPS_IFD, parse_exif
 from sr_core.images import write_image
 from sr_core.limits import check_output_size
-from sr_core.pipeline import new_run_id
 from sr_core.rewards.group import score_term
 from sr_core.rewards.registry import METRIC_SETS
-from sr_core.runs import RUN_FILE, CandidateRecord, Run
+from sr_core.runs import RUN_FILE, CandidateRecord, Run, new_run_id
 from sr_core.sandbox import decode_isolated
 from sr_core.unpacking import UnpackedImage, files_named_in, unpack_run
 

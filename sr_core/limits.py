@@ -5,6 +5,9 @@ from typing import NamedTuple
 from sr_core.errors import InputError
 
 MAX_FILE_BYTES = 32 * 2**20
+"""Of an image that someone hands in."""
+MAX_UPLOAD_BYTES = 256 * 2**20
+"""Of any file that the page takes: the weights of a network, or a whole run in one archive."""
 MAX_INPUT_PIXELS = 50_000_000
 MIN_SIDE = 32
 MAX_OUTPUT_SIDE = 16_383

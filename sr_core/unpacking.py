@@ -16,10 +16,9 @@ from typing import Any, BinaryIO, NamedTuple
 
 from sr_core.decoding import decode, sniff
 from sr_core.errors import InputError
-from sr_core.limits import Limits
+from sr_core.limits import MAX_UPLOAD_BYTES, Limits
 from sr_core.sandbox import child_command, limit_resources, run_limited
 
-MAX_ARCHIVE_BYTES = 256 * 2**20
 MAX_UNPACKED_BYTES = 512 * 2**20
 MAX_ENTRIES = 256
 MAX_RUN_BYTES = 4 * 2**20
@@ -95,9 +94,9 @@ def _unpack(kind: str, archive: Path, folder: Path) -> list[UnpackedImage]:
         size = archive.stat().st_size
     except OSError as error:
         raise InputError(f"{archive.name} must be a readable file: {error.strerror}") from error
-    if size > MAX_ARCHIVE_BYTES:
+    if size > MAX_UPLOAD_BYTES:
         raise InputError(
-            f"{archive.name} must be at most {MAX_ARCHIVE_BYTES // 2**20} MB, got {size / 2**20:.1f} MB; "
+            f"{archive.name} must be at most {MAX_UPLOAD_BYTES // 2**20} MB, got {size / 2**20:.1f} MB; "
             "open the run's folder on your own machine instead"
         )
     printed = run_limited(

@@ -18,6 +18,7 @@ from PIL import Image as PillowImage
 
 import app
 from sr_core.errors import InputError, WeightsError
+from sr_core.limits import MAX_UPLOAD_BYTES
 from sr_core.runs import Run
 from sr_core.ui.events import PageEvents
 from sr_core.ui.page import build_page
@@ -159,9 +160,9 @@ def test_files_outside_the_run_store_are_not_served(served: Served) -> None:
         assert httpx.get(f"{served.address}gradio_api/file={path}").status_code == 403
 
 
-def test_a_file_over_32_mb_is_refused(served: Served) -> None:
+def test_a_file_that_no_upload_may_be_as_large_as_is_refused(served: Served) -> None:
     upload = httpx.post(
-        f"{served.address}gradio_api/upload", files={"files": ("a.png", bytes(33 * 2**20))}, timeout=120
+        f"{served.address}gradio_api/upload", files={"files": ("a.png", bytes(MAX_UPLOAD_BYTES + 1))}, timeout=120
     )
     assert upload.status_code == 413
 

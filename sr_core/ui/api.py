@@ -8,11 +8,11 @@ from typing import Any
 
 import gradio as gr
 
+from sr_core.archives import write_archive
 from sr_core.job import Job
 from sr_core.pipeline import upscale as upscale_photo
 from sr_core.runs import RUN_FILE
 from sr_core.scoring import score_files
-from sr_core.ui.downloads import write_archive
 from sr_core.ui.settings import EXACT, FACTOR, Number, Settings
 from sr_core.ui.visits import VisitStore
 from sr_core.ui.words import in_words

@@ -8,12 +8,13 @@ from typing import Any
 
 import gradio as gr
 
+from sr_core.archives import write_archive
 from sr_core.errors import InputError, SRError
 from sr_core.estimate import estimate
 from sr_core.images import read_size
 from sr_core.job import Job
 from sr_core.pipeline import upscale
-from sr_core.ui.downloads import write_archive, write_candidate
+from sr_core.ui.downloads import write_candidate
 from sr_core.ui.examples import example_photos
 from sr_core.ui.panel import Panel, Update, show, waiting
 from sr_core.ui.pictures import file_url

@@ -1,7 +1,10 @@
 """Finished runs kept for their links: each under a name that nobody can guess."""
 
+import hashlib
+import hmac
 import os
 import re
+import secrets
 import shutil
 import tempfile
 import time
@@ -10,11 +13,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from sr_core.errors import InputError
+from sr_core.files import replacing
 from sr_core.runs import RUN_FILE, Run, new_run_id
 
 KEEP_S = 24 * 3600.0
 """A run that nobody has opened for so long is deleted."""
-_ID = re.compile(r"[\w-]{16,64}")
+_ID = re.compile(r"[\w-]{16,64}", re.ASCII)
+_SECRET = ".secret"
+"""Lies beside the runs, so that browsers can delete what they made after the server was started anew."""
 
 
 class RunLibrary:
@@ -51,6 +57,28 @@ class RunLibrary:
     def holds(self, run_id: str) -> bool:
         """Return whether a run is here."""
         return _ID.fullmatch(run_id) is not None and (self.root / run_id / RUN_FILE).is_file()
+
+    def look(self, run_id: str) -> Run:
+        """Return a kept run where it lies, to be read only; raises InputError if it is not here any more."""
+        if not self.holds(run_id):
+            raise InputError("that run is not here any more; a link lasts while its run is kept")
+        return Run.open(self.root / run_id)
+
+    def owner_key(self, run_id: str) -> str:
+        """Return what the browser that made a run shows to delete it; its link alone does not allow that."""
+        return hmac.new(self._secret(), run_id.encode(), hashlib.sha256).hexdigest()
+
+    def is_owner(self, run_id: str, key: str) -> bool:
+        """Return whether `key` is what `owner_key` gave to the maker of a run."""
+        return key.isascii() and hmac.compare_digest(self.owner_key(run_id), key)
+
+    def _secret(self) -> bytes:
+        path = self.root / _SECRET
+        if not path.is_file():
+            self.root.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as file:
+                file.write(secrets.token_bytes(32))
+        return path.read_bytes()
 
     def open(self, run_id: str, folder: Path) -> Run:
         """Put a kept run into `folder` and return it; raises InputError if it is not here any more."""

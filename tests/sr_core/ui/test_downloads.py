@@ -1,12 +1,10 @@
-import json
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from sr_core.images import FORMATS, read_image, read_marker, to_uint8
-from sr_core.ui.downloads import write_archive, write_candidate
+from sr_core.ui.downloads import write_candidate
 from tests.sr_core.ui.conftest import MakeShown
 
 
@@ -33,13 +31,3 @@ def test_a_print_resolution_is_written_where_asked(make_shown: MakeShown, tmp_pa
     path = write_candidate(shown.run, shown.run.candidates[0], tmp_path / "kept", format="png", dpi=300.0)
     dpi = read_image(path).metadata.dpi
     assert dpi == pytest.approx((300, 300), rel=1e-3)
-
-
-def test_the_archive_holds_the_ranking_on_screen(make_shown: MakeShown, tmp_path: Path) -> None:
-    shown = make_shown([1.0, 9.0], lpips=[0.9, 0.1])
-    run = shown.run.reranked(1.0)
-    with zipfile.ZipFile(write_archive(run, tmp_path / "kept")) as archive:
-        content = json.loads(archive.read("photo/run.json"))
-        names = set(archive.namelist())
-    assert [record["rank"] for record in content["candidates"]] == [2, 1]
-    assert {f"photo/{record['file']}" for record in content["candidates"]} < names
