@@ -1,0 +1,96 @@
+"""The table of a run's spectral numbers, whose candidates the browser sorts."""
+
+from html import escape
+from math import isnan
+
+from sr_core.runs import CandidateRecord
+from sr_core.ui.explorer.pins import INPUT, PRIOR, REFERENCE, candidate_id, pin_button
+from sr_core.ui.explorer.spectra_charts import BASIS_NAMES, NAMES, View, candidate_name
+
+COLUMNS = {
+    "name": "Candidate",
+    "rank": "Rank",
+    "reward": "Reward",
+    "distance": "Distance",
+    "fidelity": "Against the input",
+    "share": "Share of energy",
+    "level": "Against 1/f\u00b2",
+}
+"""Columns of the table by key."""
+_DASH = "\u2013"
+_ATTRIBUTES = 'tabindex="0" role="region" aria-label="Spectral numbers of each candidate"'
+
+
+def spectra_table(view: View) -> str:
+    """Return the table of every picture's numbers, whose candidates the browser sorts, with buttons to compare."""
+    report, run = view.report, view.run
+    where = "to the reference" if report.target == "reference" else "to the input"
+    head = "".join(
+        f'<th scope="col" data-key="{key}" aria-sort="none">'
+        f'<button type="button" data-sort="{key}">{words}</button></th>'
+        for key, words in COLUMNS.items()
+    )
+    groups = (
+        f'<td></td><td colspan="3"></td><th scope="colgroup">LSD {where}</th>'
+        '<th scope="colgroup">Below Nyquist: fidelity</th><th scope="colgroup" colspan="2">Above: invention</th>'
+    )
+    shown = [record for record in run.ranked if candidate_id(record) in report.pictures]
+    rows = "".join(_row(view, candidate_id(record), candidate_name(run, record), record) for record in shown)
+    others = "".join(_row(view, name, words, None) for name, words in NAMES.items() if name in report.pictures)
+    first, rest = head.split("</th>", 1)
+    caption = f"Spectral numbers by {BASIS_NAMES[view.basis]}; each column can be sorted"
+    return (
+        '<div class="sr-block sr-spectra-numbers"><h4>Numbers of each candidate</h4>'
+        f'<div class="sr-scroller" {_ATTRIBUTES}><table class="sr-numbers sr-sortable">'
+        f'<caption class="sr-hidden">{caption}</caption><thead><tr>{groups}</tr>'
+        f'<tr>{first}</th><th scope="col">Open against</th>{rest}</tr></thead>'
+        f'<tbody>{rows}</tbody><tbody class="sr-fixed">{others}</tbody></table></div>'
+        f'<p class="sr-chart-note">{_words(view)}</p></div>'
+    )
+
+
+def _row(view: View, picture: str, name: str, record: CandidateRecord | None) -> str:
+    found, basis = view.report.pictures[picture], view.basis
+    itself = picture == view.report.target == REFERENCE
+    rank = None if record is None else record.rank
+    reward = None if record is None else record.reward
+    cells = {
+        "rank": (rank, str(rank)),
+        "reward": (reward, _DASH if reward is None else f"{reward:.3f}"),
+        "distance": (None if itself else found.distance, f"{found.distance:.2f} dB"),
+        "fidelity": (found.fidelity[basis], f"{found.fidelity[basis]:+.2f} dB"),
+        "share": (found.share[basis], f"{100 * found.share[basis]:.3g} %"),
+        "level": (found.level[basis], f"{found.level[basis]:+.2f} dB"),
+    }
+    written = "".join(_cell(value, text) for value, text in cells.values())
+    against = [other for other in (INPUT, PRIOR, REFERENCE) if other in view.report.pictures and other != picture]
+    pins = "".join(
+        pin_button(_short(other), picture, other, spoken=f"Open {name} against the {_short(other).lower()}")
+        for other in against
+    )
+    place = 0 if record is None else record.index
+    return f'<tr><th scope="row" data-value="{place}">{escape(name)}</th><td class="sr-pins">{pins}</td>{written}</tr>'
+
+
+def _short(picture: str) -> str:
+    return NAMES[picture].split(",")[0]
+
+
+def _cell(value: float | None, text: str) -> str:
+    known = value is not None and not isnan(value)
+    return f'<td data-value="{value!r}">{text}</td>' if known else f"<td>{_DASH}</td>"
+
+
+def _words(view: View) -> str:
+    limit = f"{view.report.nyquist:.4g} cycles per output pixel"
+    where = (
+        "from 1 cycle per shorter side to 1/2 cycle per pixel, to the reference"
+        if view.report.target == "reference"
+        else f"to the input, below the input's Nyquist frequency ({limit}), for want of a reference"
+    )
+    return (
+        f"LSD: root-mean-square difference of Hann-windowed radial spectra, {where}; 0 dB is equal. Fidelity: mean "
+        "level against the input's own spectrum below its Nyquist frequency. Invention: the share of the energy, "
+        "without the mean, at or above that frequency on either axis, and its level against the 1/f\u00b2 "
+        f"continuation of the input's low frequencies. Fidelity and invention by {BASIS_NAMES[view.basis]}."
+    )
