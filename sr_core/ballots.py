@@ -12,12 +12,15 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from sr_core.rewards.local_files import sha256_of
 from sr_core.runs import Run
-from sr_core.votes import NUM_SHOWN, Mode, Vote
+from sr_core.votes import NUM_SHOWN, Mode, ShownPicture, Vote
 
 Pair = tuple[int, int]
 """Two candidates of a run, the lower index first."""
@@ -66,6 +69,29 @@ def run_key(run: Run) -> str:
         settings = ("created_at", "version", "input", "backbone", "adapter", "steps", "sampler", "size", "color")
         named = json.dumps({key: run.values.get(key) for key in settings}, default=str)
     return hashlib.sha256(f"votes on {named}".encode()).hexdigest()[:32]
+
+
+def show_pictures(run: Run, indices: Iterable[int]) -> tuple[ShownPicture, ...]:
+    """Return candidates as a ballot names them."""
+    records = {record.index: record for record in run.candidates}
+    return tuple(ShownPicture(index, _file_sha256(run.path(records[index]))) for index in indices)
+
+
+def still_there(run: Run, votes: Iterable[Vote]) -> list[Vote]:
+    """Return the votes on a run whose pictures are among its candidates as they are now."""
+    key, drawn = run_key(run), [record.index for record in run.candidates if record.file is not None]
+    present = set(show_pictures(run, drawn))
+    return [vote for vote in votes if vote.ballot.run == key and present.issuperset(vote.ballot.shown)]
+
+
+def _file_sha256(path: Path) -> str:
+    stat = path.stat()
+    return _content_sha256(path, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=4096)
+def _content_sha256(path: Path, _mtime_ns: int, _size: int) -> str:
+    return sha256_of(path)
 
 
 def pairs_of(indices: Iterable[int]) -> list[Pair]:

@@ -120,13 +120,18 @@ def decided_pairs(vote: Vote) -> list[JudgedPair]:
     return [JudgedPair(run, a, b, float(place[a] < place[b])) for a, b in pairs_of(indices) if place[a] != place[b]]
 
 
-def judged_pairs(votes: Iterable[Vote]) -> list[JudgedPair]:
-    """Return what votes decide: of each voter the first word on each pair."""
-    first: dict[tuple[str, str, int, int], JudgedPair] = {}
+def first_words(votes: Iterable[Vote]) -> list[tuple[Vote, JudgedPair]]:
+    """Return every judged pair with its vote: of each voter the first word on each pair."""
+    first: dict[tuple[str, str, int, int], tuple[Vote, JudgedPair]] = {}
     for vote in counted(votes):
         for pair in decided_pairs(vote):
-            first.setdefault((vote.voter, *pair[:3]), pair)
+            first.setdefault((vote.voter, *pair[:3]), (vote, pair))
     return list(first.values())
+
+
+def judged_pairs(votes: Iterable[Vote]) -> list[JudgedPair]:
+    """Return what votes decide: of each voter the first word on each pair."""
+    return [pair for _, pair in first_words(votes)]
 
 
 def verdicts(run: Run, judged: Iterable[JudgedPair]) -> list[Verdict]:
