@@ -105,7 +105,7 @@ def plan_audit(hq: Path, degradation: Degradation, *, lq: Path | None = None, me
         return _plan_given((width, height), read_size(lq))
     _, _, *used = _window(width, height, degradation.side)
     size = (used[0], used[1])
-    words = [f"The low-quality photo will measure {size[0] // SCALE} x {size[1] // SCALE} px."]
+    words = [f"The low-quality photo measures {size[0] // SCALE} x {size[1] // SCALE} px, a quarter of the side."]
     if size != (width, height):
         limit = "" if degradation.side is None else f", at most {degradation.side} px and"
         words.insert(

@@ -111,7 +111,7 @@ def estimate(width: int, height: int, job: Job, *, memory: int | None = None) ->
     evaluations = job.num_steps if job.sampler == "euler" else 2 * job.num_steps - 1
     drawn = job.num_candidates * (1 if job.compare_adapter is None else 2)
     seconds = pixels * (PRIOR_S_PER_PIXEL + HEAD_S_PER_PIXEL * evaluations * drawn)
-    seconds += SCORE_S_PER_PIXEL * min(size[0] * size[1], 16 * 512**2) * job.num_candidates
+    seconds += SCORE_S_PER_PIXEL * min(size[0] * size[1], 16 * 512**2) * drawn
     needed = needed_memory(width, height, size)
     free = free_memory() if memory is None else memory
     problem = None

@@ -83,6 +83,9 @@ class AuditSection:
     name = "audit"
     label = "Audit"
 
+    def __init__(self) -> None:
+        self._pace = 1.0
+
     def build(self, store: VisitStore) -> list[Any]:
         """Lay out settings and results, and wire them."""
         self._store = store
@@ -120,7 +123,7 @@ class AuditSection:
     ) -> tuple[str, dict[str, Any], dict[str, Any]]:
         """Say what the audit will cost, and close the buttons where it cannot start."""
         settings = AuditSettings(*values)
-        words, ready = describe_audit(hq, lq, settings)
+        words, ready = describe_audit(hq, lq, settings, pace=self._pace)
         busy = self._store.visit(request.session_hash).busy
         return (
             words,
@@ -157,6 +160,8 @@ class AuditSection:
                 if shown.finished:
                     self._store.library.keep(shown.run)
                     shown.seconds = time.monotonic() - started
+                    # What this machine really takes makes the next estimate a better one.
+                    self._pace = max(1.0, shown.seconds / asked.seconds)
                 yield list(show_findings(visit))
 
     def degrade(self, request: gr.Request, hq: str | None, lq: str | None, *values: WidgetValue) -> list[Any]:
@@ -216,7 +221,7 @@ def _settings() -> dict[str, Any]:
             adapters, value=default.before, label="Adapter A", filterable=False, min_width=120, elem_id="sr-audit-a"
         )
         after = gr.Dropdown(
-            [("None: audit A alone", NO_ADAPTER), *adapters], value=default.after, label="Adapter B",
+            [("None", NO_ADAPTER), *adapters], value=default.after, label="Adapter B",
             filterable=False, min_width=120, elem_id="sr-audit-b",
         )  # fmt: skip
     num_seeds = gr.Slider(1, MAX_CANDIDATES, default.num_seeds, step=1, label="Seeds", elem_id="sr-audit-seeds")

@@ -110,8 +110,8 @@ def audit_request(
     return AuditRequest(hq=Path(hq), lq=low, degradation=degradation, plan=plan, job=job)
 
 
-def describe_audit(hq: str | None, lq: str | None, settings: AuditSettings) -> tuple[str, bool]:
-    """Return the plan as HTML, and whether it can start."""
+def describe_audit(hq: str | None, lq: str | None, settings: AuditSettings, *, pace: float = 1.0) -> tuple[str, bool]:
+    """Return the plan as HTML, and whether it can start; `pace` as in `describe_plan`."""
     if hq is None:
         return describe_plan(Plan(photos=()), None), False
     try:
@@ -122,7 +122,7 @@ def describe_audit(hq: str | None, lq: str | None, settings: AuditSettings) -> t
     planned = Planned(name=request.hq.name, size=request.plan.hq_size, cost=cost, problem=None)
     words = [*request.plan.words, *_left_out(request)]
     notes = "".join(f'<p class="sr-plan">{escape(sentence)}</p>' for sentence in words)
-    return describe_plan(Plan(photos=(planned,)), request.job) + notes, True
+    return describe_plan(Plan(photos=(planned,)), request.job, pace=pace) + notes, True
 
 
 def _left_out(request: AuditRequest) -> Sequence[str]:

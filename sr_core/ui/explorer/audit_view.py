@@ -22,13 +22,23 @@ from sr_core.ui.tables import label_of
 from sr_core.ui.visits import Shown
 
 REFERENCE_FILE = "reference.png"
-INTRODUCTION = (
-    '<p class="sr-words"><strong>How true are the restorations?</strong> Give a photo in full quality. The page '
-    "degrades it, restores the result from several seeds and compares every restoration with the photo itself: the "
-    "full hybrid reward, which a photo without an original cannot have. With a second adapter, the same seeds show "
-    "what it changes.</p>"
+INTRODUCTION = """
+<div class="sr-empty">
+  <ol class="sr-steps">
+    <li><strong>Give a sharp photo.</strong> It is the truth that restorations are held to: the full hybrid reward,
+    which a photo without an original cannot have.</li>
+    <li><strong>Have it degraded.</strong> By a published preset and a seed, so that anybody can do it again; or give
+    the low-quality photo yourself.</li>
+    <li><strong>Compare two models.</strong> Same photo, same seeds, two adapters: what changes, by how much, and
+    where.</li>
+  </ol>
+</div>
+"""
+_BETTER, _WORSE, _BEFORE, _AFTER, _NEUTRAL = COLOURS[2], COLOURS[4], COLOURS[1], COLOURS[0], COLOURS[6]
+_DISTANCES_NOTE = (
+    '<p class="sr-words">PSNR (higher is better) and LSD, the log-spectral distance (lower is better), compare with '
+    "the full-quality photo too; they are not part of the reward.</p>"
 )
-_BETTER, _WORSE, _BEFORE, _AFTER = COLOURS[2], COLOURS[4], COLOURS[1], COLOURS[0]
 _KINDS = (("best", "triangle-up"), ("mean", "circle"), ("worst", "triangle-down"))
 
 
@@ -140,56 +150,59 @@ def _basis(run: Run, comparison: AdapterComparison | None) -> str:
 
 
 def render_seeds(shown: Shown, comparison: AdapterComparison | None) -> str:
-    """Return one row per seed with its pictures, rewards, distances and what opens it in the comparer."""
+    """Return one row per seed with its pictures, rewards and distances; the pictures open it in the comparer."""
     run = shown.run
     if not run.candidates:
         return ""
     other = run.values.get("compare_adapter")
-    names = [adapter_label(name) for name in (other, run.values["adapter"]) if name is not None]
     places = {seed.index: seed for seed in comparison.seeds} if comparison is not None else {}
     if other is None:
-        head = ["", "Reward", "Rank"]
+        head = ["Reward", "Rank"]
         caption = "Every seed, scored against the full-quality photo."
     else:
-        head = [*names, *(f"Reward {name}" for name in names), "Change"]
+        head = [*(f"Reward {adapter_label(name)}" for name in (other, run.values["adapter"])), "Change"]
         caption = "The same seeds by both adapters; rewards over the union of their candidates."
-    columns = "".join(f'<th scope="col">{escape(name)}</th>' for name in ("Seed", *head, "PSNR, dB", "LSD, dB", "Look"))
+    columns = "".join(f'<th scope="col">{escape(name)}</th>' for name in ("Seed", "Look", *head, "PSNR, dB", "LSD, dB"))
     rows = "".join(_row(shown, record, other, places.get(record.index)) for record in run.candidates)
-    note = "PSNR (higher is better) and LSD, the log-spectral distance (lower is better), are not part of the reward."
+    note = _DISTANCES_NOTE if "distances" in _audit(run) else ""
     return (
         '<div class="sr-scroller" tabindex="0" role="region" aria-label="Every seed">'
-        f'<table class="sr-table sr-audit-table"><caption>{caption} {note}</caption>'
-        f"<thead><tr>{columns}</tr></thead><tbody>{rows}</tbody></table></div>"
+        f'<table class="sr-table sr-audit-table"><caption>{caption}</caption>'
+        f"<thead><tr>{columns}</tr></thead><tbody>{rows}</tbody></table></div>{note}"
     )
 
 
 def _row(shown: Shown, record: CandidateRecord, other: str | None, place: SeedChange | None) -> str:
     run = shown.run
-    name = f'<th scope="row">{escape(record.name)}</th>'
-    after = _thumb(shown, record, record.file, record.label)
-    look = []
-    if record.file is not None and run.values["reference"]:
-        look.append(pin_button("against the reference", candidate_id(record), REFERENCE, run=shown.key))
     if other is None:
         rank = None if record.rank is None else str(record.rank)
-        cells = [after, _number(record.reward, ".4f"), cell_text(rank)]
+        numbers = [_number(record.reward, ".4f"), cell_text(rank)]
     else:
-        label = f"{record.name} by {adapter_label(other)}"
         rewards = (None, None, None) if place is None else (place.before, place.after, place.change)
         numbers = [_number(value, form) for value, form in zip(rewards, (".4f", ".4f", "+.4f"), strict=True)]
-        cells = [_thumb(shown, record, record.before, label), after, *numbers]
-        if record.before is not None and record.file is not None:
-            look.insert(0, pin_button("before against after", candidate_id(record), before_id(record), run=shown.key))
     distances = [_distances(run, record.index, metric, form) for metric, form in (("psnr", ".2f"), ("lsd", ".3f"))]
-    last = f'<div class="sr-audit-look">{"".join(look)}</div>'
-    return f"<tr>{name}{''.join(f'<td>{cell}</td>' for cell in (*cells, *distances, last))}</tr>"
+    cells = (_look(shown, record, other), *numbers, *distances)
+    return f'<tr><th scope="row">{escape(record.name)}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
 
 
-def _thumb(shown: Shown, record: CandidateRecord, file: str | None, label: str) -> str:
-    if file is None:
-        return "\u2013"
+def _look(shown: Shown, record: CandidateRecord, other: str | None) -> str:
+    """Return a seed's pictures with the button that opens them in the comparer."""
+    thumbs = ""
+    if record.before is not None and other is not None:
+        thumbs += _thumb(shown, record, record.before, f"{record.name} by {adapter_label(other)}")
+    if record.file is not None:
+        thumbs += _thumb(shown, record, record.file, record.label)
+    button = ""
+    if record.file is not None and record.before is not None:
+        button = pin_button("before against after", candidate_id(record), before_id(record), run=shown.key)
+    elif record.file is not None and other is None and shown.run.values["reference"]:
+        button = pin_button("against the truth", candidate_id(record), REFERENCE, run=shown.key)
+    return f'<div class="sr-audit-look"><span>{thumbs}</span>{button}</div>' if thumbs else "\u2013"
+
+
+def _thumb(shown: Shown, record: CandidateRecord, file: str, label: str) -> str:
     address = preview(shown, replace(record, file=file))
-    return f'<img class="sr-audit-thumb" src="{escape(address)}" alt="{escape(label)}" decoding="async">'
+    return f'<img src="{escape(address)}" alt="{escape(label)}" decoding="async">'
 
 
 def _number(value: float | None, form: str) -> str:
@@ -230,9 +243,7 @@ def change_chart(run: Run, comparison: AdapterComparison | None) -> dict[str, An
             hovertemplate="%{x}: %{y:+.4f}<extra></extra>",
         )
     )
-    figure.add_hline(
-        comparison.mean_change, line_dash="dot", annotation_text=f"mean {comparison.mean_change:+.4f}", line_width=1.5
-    )
+    figure.add_hline(comparison.mean_change, line_dash="dot", line_color=_NEUTRAL, line_width=2)
     figure.update_yaxes(title=f"Reward, {after} \u2212 {before}", zeroline=True)
     figure.update_layout(showlegend=False, uirevision="audit-change", height=340)
     rising = sum(seed.change > 0 for seed in seeds)
@@ -243,7 +254,7 @@ def change_chart(run: Run, comparison: AdapterComparison | None) -> dict[str, An
         summary=f"Bars of the reward change per seed: {rising} of {len(seeds)} rise, {comparison.mean_change:+.4f} on "
         "average.",
         table=pd.DataFrame(numbers, index=pd.Index([seed.name for seed in seeds], name="Seed")),
-        note="A bar opens its seed in the comparer: before on the left, after on the right.",
+        note=f"Dotted: the mean, {comparison.mean_change:+.4f}. A bar opens its seed in the comparer.",
     )
 
 
