@@ -24,6 +24,8 @@ def write_runs(dataset: Path, out: Path) -> list[Run]:
     or `out` holds runs already.
     """
     opened, recipe = open_dataset(dataset), stored_recipe(dataset)
+    if not recipe:
+        raise ConfigError(f"{dataset} must hold recipe.json, which says how its groups were scored")
     taken = [group for group in opened.group_ids if (out / group).exists()]
     if taken:
         raise ConfigError(f"{out} must not hold runs of the dataset yet, got {taken[0]}; name another folder")
@@ -77,8 +79,7 @@ def _values(rows: list[dict[str, Any]], recipe: Mapping[str, Any]) -> dict[str, 
     drawn = next((row for row in rows if row["seed"] is not None), first)
     lq = first["lr_image"]["bytes"]
     height, width = decode_png(first["lr_image"]).shape[:2]
-    fidelity_weight = float(recipe.get("fidelity_weight", 0.5))
-    metric_set = recipe.get("metric_sets", {}).get(first["group_id"], recipe.get("metric_set", "unknown"))
+    fidelity_weight = float(recipe["fidelity_weight"])
     notices = [f"from the group {first['group_id']} of a preference dataset"]
     if first["preset"] is not None:
         notices.append(f"degraded by the preset {first['preset']}")
@@ -87,7 +88,7 @@ def _values(rows: list[dict[str, Any]], recipe: Mapping[str, Any]) -> dict[str, 
         "version": first["code_version"] or VERSION,
         "created_at": first["created_at"].isoformat(timespec="seconds"),
         "input": {
-            "file": _INPUT, "name": f"{_stem(first['photo'])}{Path(first['photo'].partition('@')[0]).suffix}",
+            "file": _INPUT, "name": Path(first["photo"]).name,
             "width": width, "height": height, "sha256": hashlib.sha256(lq).hexdigest(),
         },
         "size": [first["width"], first["height"]],
@@ -96,12 +97,12 @@ def _values(rows: list[dict[str, Any]], recipe: Mapping[str, Any]) -> dict[str, 
         "adapter": drawn["adapter"] or "unknown",
         "compare_adapter": None,
         "dtype": drawn["dtype"],
-        "steps": drawn["steps"],
-        "sampler": drawn["sampler"],
+        "steps": drawn["steps"] or 1,
+        "sampler": drawn["sampler"] or "euler",
         "schedule": drawn["schedule"],
         "noise": drawn["generator"],
         "color": drawn["color_fix"] or "off",
-        "metric_set": metric_set,
+        "metric_set": recipe["metric_set"] if "metric_set" in recipe else recipe["metric_sets"][first["group_id"]],
         "fidelity_weight": fidelity_weight,
         "tie_band": _tie_band(rows, fidelity_weight),
         "reference": first["hr_image"] is not None,

@@ -6,7 +6,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from sr_core.backbones.prior import SCALE
 from sr_core.errors import InputError
@@ -14,7 +14,7 @@ from sr_core.files import replace_text
 from sr_core.preference_data.card import CardFacts
 from sr_core.preference_data.dataset import candidate_schema
 from sr_core.preference_data.folder import RECIPE, complete_dataset
-from sr_core.preference_data.pairing import Paired, PairSettings, Refused
+from sr_core.preference_data.pairing import MeanSpread, Paired, PairSettings, Refused
 from sr_core.preference_data.run_groups import stored_group
 from sr_core.preference_data.shards import ScoredGroup, Seconds, group_table, write_group
 from sr_core.runs import Run
@@ -27,15 +27,6 @@ _BIASES = (
     "The photographs were chosen by whoever opened the page; how they were degraded is not known.",
     "What the models and tools that drew the candidates never make is never preferred.",
 )
-
-
-class MeanSpread(NamedTuple):
-    """The mu_sigma that the inter-group weights are taken with."""
-
-    value: float | None
-    """None leaves the inter-group weights undefined."""
-    words: str
-    """Of which groups it is the mean."""
 
 
 def untrainable(run: Run) -> str | None:

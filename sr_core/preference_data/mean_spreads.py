@@ -12,7 +12,7 @@ from sr_core.errors import ConfigError
 from sr_core.files import replace_text
 from sr_core.preference_data.dataset import open_dataset
 from sr_core.preference_data.folder import stored_recipe
-from sr_core.preference_data.pairing import PairSettings
+from sr_core.preference_data.pairing import MeanSpread, PairSettings
 from sr_core.preferences import mean_group_spread, select_pairs
 
 SHIPPED = ASSETS / "compact" / "curation_statistics.json"
@@ -63,6 +63,11 @@ class CurationSpreads:
     """N of the recipe."""
     mu_sigma: Mapping[tuple[int, int], float]
     """By (M, N)."""
+
+    def mean_spread(self, settings: PairSettings, metric_set: str) -> MeanSpread:
+        """Return mu_sigma for a run of that metric set, with the settings in which it differs from the curation."""
+        words = f"{self.groups} curated groups"
+        return MeanSpread(self.mu_sigma[self.nearest(settings)], words, tuple(self.differences(settings, metric_set)))
 
     def nearest(self, settings: PairSettings) -> tuple[int, int]:
         """Return the (M, N) whose mu_sigma is taken: these settings' where it is known, else the recipe's."""

@@ -18,13 +18,14 @@ class Preset(NamedTuple):
     """M."""
     top: int
     """N: the N best against the N worst."""
-    label: str
+
+    def of(self, count: int) -> tuple[int, int]:
+        """Return (M, N) for `count` candidates: the paper's where there are enough, else its ratio, N >= 1."""
+        num_candidates = min(count, self.num_candidates)
+        return num_candidates, max(1, num_candidates * self.top // self.num_candidates)
 
 
-PRESETS = (
-    Preset(32, 8, "C-SD2"),
-    Preset(64, 4, "C-FLUX"),
-)
+PRESETS = {"c-sd2": Preset(32, 8), "c-flux": Preset(64, 4)}
 """The two settings of DP2O-SR, arXiv 2510.18851, section 5.3: N/M of 1/4 for C-SD2 and of 1/16 for C-FLUX."""
 
 
@@ -36,6 +37,17 @@ class PairSettings(NamedTuple):
     top: int
     """N: the N best against the N worst."""
     fidelity_weight: float | int
+
+
+class MeanSpread(NamedTuple):
+    """The mu_sigma that inter-group weights are taken with."""
+
+    value: float | None
+    """None leaves the inter-group weights undefined."""
+    words: str
+    """Of which groups it is the mean."""
+    cautions: tuple[str, ...] = ()
+    """Where those groups differ from the one that is weighed."""
 
 
 class WeighedRun(NamedTuple):
@@ -87,8 +99,6 @@ def pairable(runs: Sequence[Run], settings: PairSettings) -> Paired:
     for run in runs:
         try:
             first = first_candidates(run, settings.num_candidates, fidelity_weight=settings.fidelity_weight)
-            if any(record.reward is None for record in first.candidates):
-                raise InputError(f"{run.values['input']['name']} must have candidates that share a score")
         except InputError as error:
             found.refused.append(Refused(run, str(error)))
         else:
@@ -96,12 +106,15 @@ def pairable(runs: Sequence[Run], settings: PairSettings) -> Paired:
     return found
 
 
-def mean_spread_of(runs: Sequence[Run], top: int) -> float | None:
-    """Return mu_sigma over runs as `pairable` gives them; None for fewer than two, where it would compare nothing."""
+def mean_spread_in_view(runs: Sequence[Run], top: int) -> MeanSpread:
+    """Return mu_sigma over runs as `pairable` gives them; undefined for fewer than two, as it would compare nothing."""
     if len(runs) < 2:
-        return None
+        return MeanSpread(None, "one photo alone")
     rewards = [rewards_of(run) for run in runs]
-    return mean_group_spread([float(r.std()) for r in rewards], [len(select_pairs(r, top)) for r in rewards])
+    spreads, counts = [float(r.std()) for r in rewards], [len(select_pairs(r, top)) for r in rewards]
+    metric_sets = sorted({str(run.values["metric_set"]) for run in runs})
+    cautions = (f"their metric sets differ: {', '.join(metric_sets)}",) if len(metric_sets) > 1 else ()
+    return MeanSpread(mean_group_spread(spreads, counts), f"{len(runs)} runs in view", cautions)
 
 
 def weigh_run(run: Run, top: int, *, mean_spread: float | None) -> WeighedRun:

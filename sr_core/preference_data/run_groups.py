@@ -93,11 +93,13 @@ def _origin(run: Run) -> Origin:
 def first_candidates(run: Run, count: int, *, fidelity_weight: float | int) -> Run:
     """Return the run with the first `count` candidates that were scored, their rewards taken anew among themselves.
 
-    Raises InputError if it has fewer.
+    Raises InputError if it has fewer, or they share no score.
     """
-    scored = tuple(record for record in run.candidates if record.scores)
+    scored, name = tuple(record for record in run.candidates if record.scores), run.values["input"]["name"]
     if len(scored) < count:
-        raise InputError(f"{run.values['input']['name']} must have {count} scored candidates, got {len(scored)}")
+        raise InputError(f"{name} must have {count} scored candidates, got {len(scored)}")
+    if not set.intersection(*(set(record.scores) for record in scored[:count])):
+        raise InputError(f"{name} must have candidates that share a score to be compared")
     return replace(run, candidates=scored[:count]).reranked(fidelity_weight)
 
 

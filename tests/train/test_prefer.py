@@ -8,6 +8,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,9 @@ from torch import Tensor, nn
 
 from sr_core.errors import ConfigError
 from sr_core.preference_data.dataset import open_dataset
+from sr_core.preference_data.export import export_runs
+from sr_core.preference_data.pairing import PairSettings, mean_spread_in_view, pairable
+from tests.explorer_run import write_run
 from tests.train.conftest import SEED, Values
 from train.config import parse_recipe
 from train.data import seeded_generator
@@ -358,3 +363,38 @@ def test_an_unknown_key_ends_the_command_before_anything_loads(tmp_path: Path) -
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1
     assert "objective.betta" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return what the page exports of two runs, one with a reference and one with a candidate of another tool."""
+    folder = tmp_path_factory.mktemp("exported")
+    first = write_run(folder / "a", size=128, reference=True)
+    second = write_run(folder / "b", size=128, seed=1)
+    other = replace(second.candidates[0], seed=None, source="other tool")
+    second = replace(second, candidates=(other, *second.candidates[1:]))
+    second.save()
+    settings = PairSettings(num_candidates=6, top=2, fidelity_weight=0.5)
+    found = pairable([first, second], settings)
+    export_runs(found, folder / "pairs", settings, mean_spread_in_view(found.runs, 2), datetime(2026, 1, 2, tzinfo=UTC))
+    return folder / "pairs"
+
+
+@pytest.mark.parametrize("source", ["table", "scores"])
+def test_what_the_page_exports_is_trained_on_with_the_pages_weights(
+    recipe_values_of: Callable[..., Values], exported: Path, tmp_path: Path, source: str
+) -> None:
+    dataset = open_dataset(exported)
+    weights = [pair.weight for pair in training_pairs(dataset, PairsConfig(source=source, top=2))]
+    assert weights == pytest.approx(dataset.pairs()["w_total"].tolist(), abs=0 if source == "table" else 1e-14)
+    values = recipe_values_of(
+        tmp_path / "run",
+        dataset=str(exported),
+        cache=str(tmp_path / "cache"),
+        pairs={"source": source},
+        optim={"max_steps": 2, "decay_steps": 0},
+    )
+    run(values)
+    lines = losses_of(tmp_path / "run")
+    assert [line["step"] for line in lines] == [1, 2]
+    assert lines[0]["rewards/margins"] == 0 != lines[1]["rewards/margins"]
