@@ -38,6 +38,7 @@ def mean_spreads(folder: Path) -> dict[str, Any]:
             mu_sigma = mean_group_spread(spreads, counts)
             rows.append({"num_candidates": num_candidates, "top": top, "pairs": sum(counts), "mu_sigma": mu_sigma})
     return {
+        "made_by": "python -m train curate RECIPE, then python -m train spreads DATASET",
         "dataset": dataset.digest,
         "groups": len(dataset),
         "metric_set": recipe["metric_set"],

@@ -1,9 +1,14 @@
 """The table of views: which stand under Explore, and which have a tab of their own."""
 
 from sr_core.ui.explorer.audit import AuditSection
+from sr_core.ui.explorer.disagreement import DisagreementSection
+from sr_core.ui.explorer.pairs import PairsSection
+from sr_core.ui.explorer.ranking import RankingSection
 from sr_core.ui.explorer.section import Section
+from sr_core.ui.explorer.spectra import SpectraSection
+from sr_core.ui.explorer.voting import VoteSection
 
-EXPLORE: tuple[Section, ...] = ()
+EXPLORE: tuple[Section, ...] = (RankingSection(), PairsSection(), SpectraSection(), DisagreementSection())
 """Under the comparer, in the order of their tabs."""
-PAGES: tuple[Section, ...] = (AuditSection(),)
+PAGES: tuple[Section, ...] = (VoteSection(), AuditSection())
 """Tabs beside Restore and Explore, in their order."""
