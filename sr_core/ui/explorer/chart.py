@@ -29,7 +29,6 @@ def chart_widget(elem_id: str, *, visible: bool = True) -> gr.HTML:
         None,
         html_template=static_text("chart.html"),
         js_on_load=static_text("chart.js"),
-        script=file_url(PLOTLY_FOLDER / "plotly.min.js"),
         elem_id=elem_id,
         apply_default_css=False,
         visible=visible,
@@ -43,6 +42,8 @@ def chart_value(figure: go.Figure, *, title: str, summary: str, table: pd.DataFr
     index as the first column.
     """
     return {
+        # With the value, because a widget in a tab that was never opened may not have its other settings yet.
+        "script": file_url(PLOTLY_FOLDER / "plotly.min.js"),
         "figure": json.loads(figure.to_json()),
         "title": title,
         "summary": summary,

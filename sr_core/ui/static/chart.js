@@ -4,10 +4,10 @@ let drawn = null, wired = false;
 if (window.innerWidth <= 860) table.open = false;
 
 // One copy of the library serves every chart of the page.
-function library() {
+function library(address) {
   window.srPlotly = window.srPlotly || new Promise((resolve, reject) => {
     const script = document.createElement("script");
-    script.src = props.script;
+    script.src = address;
     script.onload = () => resolve(window.Plotly);
     script.onerror = () => { window.srPlotly = null; reject(new Error("the chart library did not load")); };
     document.head.appendChild(script);
@@ -53,7 +53,7 @@ async function draw() {
   table.querySelector(".sr-scroller").innerHTML = value.table;
   table.querySelector(".sr-scroller").setAttribute("aria-label", "Numbers: " + value.title);
   stage.dataset.ready = "no";
-  const plotly = await library();
+  const plotly = await library(value.script);
   if (drawn !== value) return;
   const height = value.figure.layout.height || 380;
   stage.style.height = height + "px";
