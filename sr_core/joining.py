@@ -283,17 +283,24 @@ def _conditions(run: Run) -> tuple[Photo, Image | None]:
 
 
 def _scored(run: Run, pixels: Sequence[Pixels8], indices: Sequence[int]) -> Run:
-    """Put scores on the new candidates; on all of them if those that are there were taken in another way."""
+    """Put scores on the new candidates; on all of them if those that are there were not taken in the same way."""
     photo, reference = _conditions(run)
     scorer = scorer_for(run.values["metric_set"])
     weight = float(run.values["fidelity_weight"])
     fresh = scorer.score(pixels, lq=photo.pixels, reference=reference, fidelity_weight=weight)
     earlier = {metric["key"]: metric for metric in run.values["metrics"]}
-    is_scored = any(record.scores for record in run.candidates)
-    if not is_scored or any(earlier.get(metric["key"], metric) != metric for metric in fresh.metrics):
+    known = {key for record in run.candidates for key in record.scores}
+    if not known or known - earlier.keys() or any(earlier.get(m["key"], m) != m for m in fresh.metrics):
         return _rescored(run, photo, reference)
-    raw = {key: values for key, values in fresh.raw.items() if key in earlier}
-    return with_scores(run, raw, indices, weight)
+    groups = [(fresh, list(indices))]
+    if len(pixels) > 1 and earlier.keys() - fresh.raw.keys():
+        # What fails for one of them must not cost the others their scores.
+        alone = (scorer.score([one], lq=photo.pixels, reference=reference) for one in pixels)
+        groups = [(scores, [index]) for scores, index in zip(alone, indices, strict=True)]
+    for scores, members in groups:
+        raw = {key: values for key, values in scores.raw.items() if key in earlier}
+        run = with_scores(run, raw, members, weight)
+    return run
 
 
 def _rescored(run: Run, photo: Photo, reference: Image | None) -> Run:

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from sr_core.decoding import decode, sniff
 from sr_core.errors import InputError
-from sr_core.limits import MAX_UPLOAD_BYTES, Limits
+from sr_core.limits import MAX_UPLOAD_BYTES, UPLOADS, Limits
 from sr_core.sandbox import child_command, limit_resources, run_limited
 
 MAX_UNPACKED_BYTES = 512 * 2**20
@@ -24,7 +24,7 @@ MAX_ENTRIES = 256
 MAX_RUN_BYTES = 4 * 2**20
 """Largest run.json; one of 48 candidates with every metric has 100 kB."""
 PACKED = Limits(128 * 2**20, 50_000_000, 1)
-"""What an image inside an archive may measure."""
+"""What an image of our own inside an archive may measure; a visitor's is held to what he may upload."""
 CPU_S = 120
 """Processor time of the child; 48 candidates of 1024 px take 10 s of it."""
 TIMEOUT_S = 300
@@ -178,12 +178,12 @@ def _copy(archive: zipfile.ZipFile, entry: _Entry, target: Path, most: int) -> b
     return bytes(content)
 
 
-def _checked_image(data: bytes, entry: _Entry, target: Path, *, named_by_kind: bool) -> UnpackedImage:
-    """Decode an image; raises InputError if it is none, or if its ending says another kind than its content."""
+def _checked_image(data: bytes, entry: _Entry, target: Path, *, is_own: bool) -> UnpackedImage:
+    """Decode an image; raises InputError if it is none, or one of ours whose ending says another kind."""
     kind = sniff(data, entry.path.name)
-    if named_by_kind and target.suffix.lower() not in _SUFFIXES[kind]:
+    if is_own and target.suffix.lower() not in _SUFFIXES[kind]:
         raise InputError(f"{entry.path.name} must be what its name says, but its content is {kind}")
-    height, width = decode(data, entry.path.name, PACKED).pixels.shape[:2]
+    height, width = decode(data, entry.path.name, PACKED if is_own else UPLOADS).pixels.shape[:2]
     return UnpackedImage(target.name, str(entry.path.with_suffix("")), int(width), int(height))
 
 
@@ -199,7 +199,7 @@ def _unpacked_run(archive: zipfile.ZipFile, folder: Path) -> Iterator[UnpackedIm
             raise InputError(f"the archive must hold every file of its run, but {name!r} is not in it")
         target = folder / name
         data = _copy(archive, entry, target, PACKED.file_bytes)
-        yield _checked_image(data, entry, target, named_by_kind=is_own)
+        yield _checked_image(data, entry, target, is_own=is_own)
 
 
 def _json_object(text: bytes) -> Mapping[str, Any]:
@@ -261,7 +261,7 @@ def _unpacked_images(archive: zipfile.ZipFile, folder: Path) -> Iterator[Unpacke
     for number, entry in enumerate(sorted(wanted, key=lambda entry: str(entry.path))):
         target = folder / f"{number:03d}{entry.path.suffix.lower()}"
         data = _copy(archive, entry, target, PACKED.file_bytes)
-        yield _checked_image(data, entry, target, named_by_kind=False)
+        yield _checked_image(data, entry, target, is_own=False)
 
 
 _KINDS = {"run": _unpacked_run, "images": _unpacked_images}
