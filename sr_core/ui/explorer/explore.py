@@ -8,6 +8,7 @@ from sr_core.ui.explorer.comparer import build_comparer, comparer_value
 from sr_core.ui.explorer.section import LIGHT, Section
 from sr_core.ui.explorer.sections import EXPLORE
 from sr_core.ui.visits import Visit, VisitStore
+from sr_core.ui.words import in_words
 
 NOTHING_YET = (
     '<p class="sr-words"><strong>Nothing to look at yet.</strong> Restore a photo first, or open a run under Runs.</p>'
@@ -50,6 +51,10 @@ class Explore:
             visit.show_run(key)
             return refreshed(visit)
 
+        def open_pinned(event: gr.EventData, request: gr.Request) -> list[Any]:
+            with in_words():
+                return switch(str(event.run), request)
+
         def rank(taste: float | int, request: gr.Request) -> list[Any]:
             visit = self._store.visit(request.session_hash)
             visit.rank_by(1 - taste / 100)
@@ -57,6 +62,7 @@ class Explore:
 
         tab.select(refresh, None, outputs, **LIGHT)
         switcher.input(switch, switcher, outputs, **LIGHT)
+        comparer.open_run(open_pinned, None, outputs, **LIGHT)
         taste.input(rank, taste, outputs, trigger_mode="always_last", **LIGHT)
         for section, view, widgets in zip(self._sections, tabs, filled, strict=True):
             view.select(self._opener(section), None, widgets, **LIGHT)
