@@ -129,8 +129,8 @@ def history(votes: Iterable[Vote], voter: str | None) -> History:
     past = History()
     for vote in votes:
         run, shown, own = vote.ballot.run, vote.ballot.shown, vote.voter == voter
-        pairs = Counter((run, pair) for pair in pairs_of(picture.index for picture in shown))
-        places = Counter((run, picture.index, place) for place, picture in enumerate(shown))
+        pairs = Counter((run, pair) for pair in pairs_of(picture.candidate for picture in shown))
+        places = Counter((run, picture.candidate, place) for place, picture in enumerate(shown))
         past.places.update(places)
         if own:
             past.my_places.update(places)

@@ -48,7 +48,7 @@ def vote_rows(votes: Iterable[Vote]) -> list[dict[str, Any]]:
             "run": vote.ballot.run,
             "mode": vote.ballot.mode,
             "shown": [
-                {"candidate": picture.index, "place": place, "sha256": picture.sha256}
+                {"candidate": picture.candidate, "place": place, "sha256": picture.sha256}
                 for place, picture in enumerate(vote.ballot.shown)
             ],
             "answer": vote.answer.kind,

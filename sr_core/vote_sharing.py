@@ -42,7 +42,8 @@ def hub_upload(repository: Repository, path: str, content: bytes) -> None:
     try:
         hub.create_repo(repository.name, repo_type="dataset", private=True, exist_ok=True)
         hub.upload_file(path_or_fileobj=content, path_in_repo=path, repo_id=repository.name, repo_type="dataset")
-    except (errors.HTTPError, errors.HFValidationError) as error:
+    # HTTPError is the library's own client's, whichever that is; it is not listed among the names it exports.
+    except (errors.HTTPError, errors.HFValidationError) as error:  # type: ignore[attr-defined]
         raise ConnectionError(f"{repository.name} did not take the votes: {error}") from error
 
 

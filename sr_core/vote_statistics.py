@@ -34,7 +34,7 @@ PRIOR_SD = 2.0
 class Proportion(NamedTuple):
     """A share with its 95 % Wilson interval; None where nothing was counted."""
 
-    count: int
+    hits: int
     num: int
     share: float | None
     low: float | None
@@ -111,7 +111,7 @@ def counted(votes: Iterable[Vote]) -> list[Vote]:
 
 def decided_pairs(vote: Vote) -> list[JudgedPair]:
     """Return every pair that one vote decides or calls equal; none where all are bad."""
-    run, indices = vote.ballot.run, [picture.index for picture in vote.ballot.shown]
+    run, indices = vote.ballot.run, [picture.candidate for picture in vote.ballot.shown]
     if vote.answer.kind == "bad":
         return []
     if vote.answer.kind == "tie":
@@ -231,7 +231,7 @@ def _deviations(curvature: Float[np.ndarray, "n n"]) -> Float[np.ndarray, " n"]:
 
 def ballot_ranks(vote: Vote) -> dict[int, int]:
     """Return the rank of each candidate on one ballot; equals share a rank, and there is none where all are bad."""
-    indices = [picture.index for picture in vote.ballot.shown]
+    indices = [picture.candidate for picture in vote.ballot.shown]
     if vote.answer.kind == "bad":
         return {}
     if vote.answer.kind == "tie":

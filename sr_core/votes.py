@@ -46,8 +46,8 @@ _COLUMNS = "token, run, mode, shown, voter, voted_at, kind, best, worst, withdra
 class ShownPicture(NamedTuple):
     """One picture of a ballot."""
 
-    index: int
-    """The candidate's index in its run."""
+    candidate: int
+    """Its index in its run."""
     sha256: str
     """Of the candidate's file."""
 
@@ -87,12 +87,12 @@ class Vote:
     @property
     def best(self) -> int | None:
         """Index of the candidate that was chosen; None without a choice."""
-        return None if self.answer.best is None else self.ballot.shown[self.answer.best].index
+        return None if self.answer.best is None else self.ballot.shown[self.answer.best].candidate
 
     @property
     def worst(self) -> int | None:
         """Index of the candidate that was turned down; None without a choice."""
-        return None if self.answer.worst is None else self.ballot.shown[self.answer.worst].index
+        return None if self.answer.worst is None else self.ballot.shown[self.answer.worst].candidate
 
 
 def new_voter() -> str:
@@ -120,7 +120,7 @@ def check_answer(ballot: Ballot, answer: Answer) -> None:
     if answer.kind != "choice":
         if (answer.best, answer.worst) != (None, None):
             raise InputError(f"{answer.kind} must name no picture, got {answer.best} and {answer.worst}")
-    elif answer.best not in places or answer.worst not in places or answer.best == answer.worst:
+    elif not all(type(place) is int and place in places for place in answer[1:]) or answer.best == answer.worst:
         raise InputError(
             f"a choice must name two of the {len(places)} pictures, got {answer.best!r} and {answer.worst!r}"
         )
@@ -176,8 +176,8 @@ class VoteStore:
 
     def issue(self, run: str, mode: Mode, shown: tuple[ShownPicture, ...]) -> Ballot:
         """Return a new ballot over pictures in their order on screen; raises InputError if their number is wrong."""
-        if len({picture.index for picture in shown}) != NUM_SHOWN[mode] or len(shown) != NUM_SHOWN[mode]:
-            raise InputError(f"a ballot must show {NUM_SHOWN[mode]} candidates, got {[p.index for p in shown]}")
+        if len({picture.candidate for picture in shown}) != NUM_SHOWN[mode] or len(shown) != NUM_SHOWN[mode]:
+            raise InputError(f"a ballot must show {NUM_SHOWN[mode]} candidates, got {[p.candidate for p in shown]}")
         ballot = Ballot(token=secrets.token_hex(16), run=run, mode=mode, shown=shown)
         now = self._clock()
         with self._writing() as connection:

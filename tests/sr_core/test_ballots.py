@@ -36,7 +36,7 @@ def session(pools: list[Pool], count: int, mode: Mode = "pair", seed: str = "see
 
 
 def seen(votes: list[Vote]) -> list[tuple[str, tuple[int, int]]]:
-    return [(v.ballot.run, pair) for v in votes for pair in pairs_of(p.index for p in v.ballot.shown)]
+    return [(v.ballot.run, pair) for v in votes for pair in pairs_of(p.candidate for p in v.ballot.shown)]
 
 
 @settings(max_examples=15)
@@ -60,8 +60,8 @@ def test_the_pairs_left_count_down_to_none() -> None:
 @given(count=st.integers(2, 9), seed=st.text(max_size=3))
 def test_each_candidate_stands_left_as_often_as_right(count: int, seed: str) -> None:
     votes = session([Pool("run", tuple(range(count)), {})], count * (count - 1) // 2, seed=seed)
-    left = Counter(v.ballot.shown[0].index for v in votes)
-    right = Counter(v.ballot.shown[1].index for v in votes)
+    left = Counter(v.ballot.shown[0].candidate for v in votes)
+    right = Counter(v.ballot.shown[1].candidate for v in votes)
     assert max(abs(left[k] - right[k]) for k in range(count)) <= 2
 
 
@@ -69,7 +69,7 @@ def test_each_candidate_stands_left_as_often_as_right(count: int, seed: str) -> 
 @given(seed=st.text(max_size=3))
 def test_each_candidate_of_four_stands_at_each_place_about_as_often(seed: str) -> None:
     votes = session([PLAIN], 24, "four", seed)
-    places = Counter((p.index, place) for v in votes for place, p in enumerate(v.ballot.shown))
+    places = Counter((p.candidate, place) for v in votes for place, p in enumerate(v.ballot.shown))
     counts = [places[index, place] for index in PLAIN.indices for place in range(4)]
     assert max(counts) - min(counts) <= 2
 
@@ -109,13 +109,13 @@ def test_a_pair_whose_vote_was_taken_back_comes_again_as_the_last() -> None:
         assert drawn is not None
         votes.append(vote(drawn.indices))
     assert len(votes) == 16
-    assert {p.index for p in votes[-1].ballot.shown} == {0, 1}
+    assert {p.candidate for p in votes[-1].ballot.shown} == {0, 1}
 
 
 def test_four_cover_pairs_that_were_not_seen_before_those_that_were() -> None:
     votes = session([Pool("run", tuple(range(8)), {})], 3, "four")
     assert max(Counter(seen(votes[:2])).values()) == 1
-    assert {p.index for v in votes[:2] for p in v.ballot.shown} >= set(range(7))
+    assert {p.candidate for v in votes[:2] for p in v.ballot.shown} >= set(range(7))
 
 
 @pytest.mark.parametrize(("indices", "mode"), [((), "pair"), ((0,), "pair"), ((0, 1, 2), "four")])

@@ -62,7 +62,7 @@ def test_the_interval_is_the_one_of_wilsons_formula(data: st.DataObject) -> None
     centre = (p + z**2 / (2 * num)) / (1 + z**2 / num)
     reach = z / (1 + z**2 / num) * np.sqrt(p * (1 - p) / num + z**2 / (4 * num**2))
     found = wilson(count, num)
-    assert (found.count, found.num, found.share) == (count, num, p)
+    assert (found.hits, found.num, found.share) == (count, num, p)
     assert (found.low, found.high) == pytest.approx((centre - reach, centre + reach), abs=1e-9)
 
 
@@ -126,14 +126,14 @@ def test_a_metric_is_always_right_with_a_voter_who_follows_it_and_always_wrong_w
     assert by_key["niqe"][:3] == (10, 10, 1.0)
     opposite = [pair._replace(outcome=1 - pair.outcome) for pair in votes]
     for found in agreement(verdicts(run, opposite)):
-        assert found.accuracy.count == 10 - by_key[found.key].count
+        assert found.accuracy.hits == 10 - by_key[found.key].hits
 
 
 def test_the_reward_is_judged_at_the_weight_that_the_run_is_ranked_with(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", num_candidates=5)
     (vivid, faithful) = (
         next(
-            a.accuracy.count for a in agreement(verdicts(run.reranked(w), metric_votes(run, "niqe"))) if a.key == HYBRID
+            a.accuracy.hits for a in agreement(verdicts(run.reranked(w), metric_votes(run, "niqe"))) if a.key == HYBRID
         )
         for w in (0.0, 1.0)
     )
@@ -250,7 +250,7 @@ def test_an_item_that_always_wins_stays_finite_and_more_votes_narrow_the_interva
 
 def test_top_k_is_the_share_of_ballots_with_a_rank_among_the_first_k() -> None:
     ranks = [1, 2, 2, 4, 1]
-    assert [top_k(ranks, k).count for k in (1, 2, 3, 4)] == [2, 4, 4, 5]
+    assert [top_k(ranks, k).hits for k in (1, 2, 3, 4)] == [2, 4, 4, 5]
     assert top_k(ranks, 1) == wilson(2, 5)
     assert top_k([], 1).share is None
 

@@ -1,0 +1,309 @@
+"""What the votes on the runs in view say, as charts and tables: agreement, strengths, complementarity and Top-K."""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+import gradio as gr
+import pandas as pd
+import plotly.graph_objects as go
+from scipy.special import expit
+
+from sr_core.ballots import still_there
+from sr_core.runs import Run
+from sr_core.ui.explorer.ballot_view import score_label
+from sr_core.ui.explorer.chart import COLOURS, chart_value, chart_widget, table_html
+from sr_core.vote_exports import origin_label
+from sr_core.vote_statistics import (
+    PRIOR_SD,
+    Agreement,
+    JudgedPair,
+    Proportion,
+    Strength,
+    Verdict,
+    agreement,
+    ballot_ranks,
+    bradley_terry,
+    complementarity,
+    counted,
+    judged_pairs,
+    top_k,
+    verdicts,
+)
+from sr_core.votes import Vote
+
+NUM_RESULTS = 6
+FEW = 30
+"""Decided pairs below which the page warns that little is known."""
+MAX_K = 3
+
+
+def build_results() -> tuple[list[Any], list[gr.Button]]:
+    """Lay out the results, closed and hidden until there is a vote; returns what is filled, and the two downloads."""
+    with gr.Accordion("Results", open=False, visible=False, elem_id="sr-vote-results") as box:
+        words = gr.HTML("", elem_id="sr-vote-words", apply_default_css=False)
+        accuracy = chart_widget("sr-vote-accuracy")
+        others = gr.HTML("", elem_id="sr-vote-others", apply_default_css=False)
+        strengths = chart_widget("sr-vote-strengths")
+        top = gr.HTML("", elem_id="sr-vote-top", apply_default_css=False)
+        with gr.Row(elem_id="sr-vote-keep"):
+            saves = [
+                gr.Button("Votes as Parquet", elem_id="sr-vote-parquet"),
+                gr.Button("Votes as Pick-a-Pic", elem_id="sr-vote-pickapic"),
+            ]
+    return [box, words, accuracy, others, strengths, top], saves
+
+
+def results(runs: Sequence[Run], votes: Sequence[Vote], scope: str) -> list[Any]:
+    """Return a value for each widget of `build_results`."""
+    usable = [(run, still_there(run, counted(votes))) for run in runs]
+    used = [vote for _, found in usable for vote in found]
+    if not used:
+        return [gr.update(visible=False), "", None, "", None, ""]
+    judged = [(run, judged_pairs(found)) for run, found in usable]
+    said = [verdict for run, pairs in judged for verdict in verdicts(run, pairs)]
+    num_votes = f"{len(used)} {'vote' if len(used) == 1 else 'votes'}"
+    return [
+        gr.update(visible=True, label=f"Results of {num_votes}"),
+        _lead(used, judged, len(counted(votes)) - len(used)),
+        _accuracy(agreement(said)),
+        _complementarity(said),
+        _strengths(judged, scope),
+        _top(usable, scope),
+    ]
+
+
+def _lead(used: Sequence[Vote], judged: Sequence[tuple[Run, Sequence[JudgedPair]]], num_gone: int) -> str:
+    kinds = [vote.answer.kind for vote in used]
+    pairs = [pair for _, found in judged for pair in found]
+    num_decided = sum(pair.outcome != 0.5 for pair in pairs)
+    voters, photos = len({vote.voter for vote in used}), len({vote.ballot.run for vote in used})
+    words = (
+        f"<strong>{_count(len(used), 'vote')} by {_count(voters, 'person', 'people')} on {_count(photos, 'photo')}"
+        f":</strong> {_count(kinds.count('choice'), 'choice')}, {_count(kinds.count('tie'), 'tie')}, "
+        f"{kinds.count('bad')} with nothing good. They decide {_count(num_decided, 'pair')}; "
+        "of one person's votes on a pair the first counts."
+    )
+    if num_gone:
+        words += f" {_count(num_gone, 'vote')} on pictures that are no longer in a run left out."
+    if num_decided < FEW:
+        words += (
+            f" <strong>That is little:</strong> under {FEW} decided pairs most intervals still hold one half, "
+            "and a metric whose interval holds one half cannot be told from tossing a coin."
+        )
+    return f'<p class="sr-words">{words}</p>'
+
+
+def _count(num: int, one: str, many: str | None = None) -> str:
+    return f"{num} {one if num == 1 else many or f'{one}s'}"
+
+
+def _accuracy(found: Sequence[Agreement]) -> dict[str, Any] | None:
+    """Return the chart of how often each score prefers what people prefer."""
+    decided = [a for a in found if a.accuracy.share is not None]
+    if not decided:
+        return None
+    names = [score_label(a.key) for a in decided]
+    shares = [float(a.accuracy.share or 0) for a in decided]
+    figure = _points(
+        names, shares, [float(a.accuracy.low or 0) for a in decided], [float(a.accuracy.high or 0) for a in decided]
+    )
+    figure.update_layout(
+        xaxis={"range": [0, 1], "title": {"text": "Share of decided pairs where it prefers what people chose"}},
+        shapes=[_line(0.5)],
+        uirevision="accuracy",
+    )
+    table = pd.DataFrame(
+        {
+            "Right": [a.accuracy.hits for a in decided],
+            "Of": [a.accuracy.num for a in decided],
+            "Accuracy": shares,
+            "95 % from": [a.accuracy.low for a in decided],
+            "to": [a.accuracy.high for a in decided],
+            "Too close to tell": [a.num_indistinct for a in decided],
+            "Ties seen as ties": [f"{a.ties.hits} of {a.ties.num}" for a in decided],
+        },
+        index=pd.Index(names, name="Score"),
+    )
+    best = max(range(len(decided)), key=lambda place: shares[place])
+    return chart_value(
+        figure,
+        title="Agreement with the votes",
+        summary=f"{names[best]} agrees most often: {shares[best]:.2f} of {decided[best].accuracy.num} decided pairs.",
+        table=table,
+        note="Bars are 95 % Wilson intervals; the line at 0.5 is a coin. Ties and ballots with nothing good are left "
+        "out of the accuracy; a score that gives both sides the same value is not right. The reward is the one at the "
+        "slider's present place. Five pairs from one ballot of four are not independent: their interval is a little "
+        "too narrow.",
+    )
+
+
+def _complementarity(said: Sequence[Verdict]) -> str:
+    """Return the table of who is right where the most accurate metric errs."""
+    found = complementarity(said)
+    if found is None:
+        return ""
+    best = escape(score_label(found.best))
+    if found.num_errors == 0:
+        words = f"<strong>Where the best metric errs:</strong> nowhere yet, {best} agrees with every vote so far."
+        return f'<p class="sr-words">{words}</p>'
+    table = pd.DataFrame(
+        {
+            "Right": [a.accuracy.hits for a in found.others],
+            "Of": [a.accuracy.num for a in found.others],
+            "Share": [a.accuracy.share for a in found.others],
+            "95 % from": [a.accuracy.low for a in found.others],
+            "to": [a.accuracy.high for a in found.others],
+        },
+        index=pd.Index([score_label(a.key) for a in found.others], name="Score"),
+    )
+    title = f"Who is right where {score_label(found.best)} errs"
+    words = (
+        f"{best} agrees most often and errs on {_count(found.num_errors, 'pair')}. A score that is right there adds "
+        "what it lacks; one that errs with it adds nothing."
+    )
+    return _panel(title, table, words)
+
+
+def _items(run: Run, scope: str) -> dict[int, str]:
+    """Return under which name each candidate is counted: its own in one run, what drew it over several."""
+    if scope == "all":
+        return {record.index: origin_label(run, record) for record in run.candidates}
+    names = Counter(record.name for record in run.candidates)
+    return {r.index: r.name if names[r.name] == 1 else f"{r.name} ({r.index + 1})" for r in run.candidates}
+
+
+def _strengths(judged: Sequence[tuple[Run, Sequence[JudgedPair]]], scope: str) -> dict[str, Any] | None:
+    """Return the chart of Bradley-Terry strengths; None where nothing was compared with something else."""
+    compared = [
+        (items[pair.first], items[pair.second], pair.outcome)
+        for run, pairs in judged
+        for items in (_items(run, scope),)
+        for pair in pairs
+        if items[pair.first] != items[pair.second]
+    ]
+    names = sorted({name for a, b, _ in compared for name in (a, b)})
+    if not names:
+        return None
+    found = bradley_terry(len(names), [(names.index(a), names.index(b), outcome) for a, b, outcome in compared])
+    order = sorted(range(len(names)), key=lambda place: -found[place].value)
+    return _strength_chart([names[p] for p in order], [found[p] for p in order], scope)
+
+
+def _strength_chart(names: Sequence[str], found: Sequence[Strength], scope: str) -> dict[str, Any]:
+    figure = _points(names, [s.value for s in found], [s.low for s in found], [s.high for s in found])
+    figure.update_layout(
+        xaxis={"title": {"text": "Strength, log odds against the average"}}, shapes=[_line(0)], uirevision="strengths"
+    )
+    table = pd.DataFrame(
+        {
+            "Strength": [s.value for s in found],
+            "95 % from": [s.low for s in found],
+            "to": [s.high for s in found],
+            "Comparisons": [s.num for s in found],
+        },
+        index=pd.Index(names, name="Candidate" if scope == "run" else "Origin"),
+    )
+    return chart_value(
+        figure,
+        title="Bradley-Terry strengths of " + ("the candidates" if scope == "run" else "what drew the candidates"),
+        summary=f"{names[0]} is the strongest by the votes, {names[-1]} the weakest of {len(names)}.",
+        table=table,
+        note=f"A lead of 1 wins {expit(1):.0%} of comparisons. A tie is half a win for each side. Strengths have a "
+        f"normal prior of standard deviation {PRIOR_SD:g}, which keeps an item that always wins finite; the intervals "
+        "are the normal ones from the curvature at the most probable strengths.",
+    )
+
+
+def _top(usable: Sequence[tuple[Run, Sequence[Vote]]], scope: str) -> str:
+    """Return the table of Top-K ratios over ballots."""
+    ranks: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    for run, votes in usable:
+        items = _items(run, scope)
+        for vote in votes:
+            best: dict[str, int] = {}
+            for index, rank in ballot_ranks(vote).items():
+                best[items[index]] = min(rank, best.get(items[index], rank))
+            for name, rank in best.items():
+                ranks[name].append((rank, len(vote.ballot.shown)))
+    if not ranks or (scope == "all" and len(ranks) < 2):
+        return ""
+    rows = {
+        name: [len(found), *(_ratio(top_k([r for r, shown in found if shown > k], k)) for k in range(1, MAX_K + 1))]
+        for name, found in ranks.items()
+    }
+    order = sorted(rows, key=lambda name: -(top_k([rank for rank, _ in ranks[name]], 1).share or 0))
+    table = pd.DataFrame(
+        [rows[name] for name in order],
+        columns=["Ballots", *(f"Top-{k}" for k in range(1, MAX_K + 1))],
+        index=pd.Index(order, name="Candidate" if scope == "run" else "Origin"),
+    )
+    words = (
+        "Top-K is the share of ballots showing it on which it ranks among the first K, with its 95 % Wilson interval: "
+        "the chosen one is first, the worst of four last, the two between share rank 2, equals share rank 1. Top-2 and "
+        "Top-3 come from ballots of four alone."
+    )
+    return _panel("Top-1 and Top-K", table, words)
+
+
+def _ratio(found: Proportion) -> str:
+    if found.share is None:
+        return "\u2013"
+    return f"{found.share:.2f} ({found.low:.2f} to {found.high:.2f})"
+
+
+def _panel(title: str, table: pd.DataFrame, words: str) -> str:
+    return (
+        f'<section class="sr-chart" aria-label="{escape(title)}"><p class="sr-chart-title">{escape(title)}</p>'
+        f'<div class="sr-scroller" tabindex="0" role="region" aria-label="Numbers: {escape(title)}">'
+        f'{table_html(table, caption=title)}</div><p class="sr-chart-note">{words}</p></section>'
+    )
+
+
+def _points(names: Sequence[str], values: Sequence[float], low: Sequence[float], high: Sequence[float]) -> go.Figure:
+    """Return points with their intervals, one line per name, the first on top."""
+    places = list(range(len(names)))
+    points = go.Scatter(
+        x=list(values),
+        y=places,
+        mode="markers",
+        marker={"size": 10, "color": COLOURS[0]},
+        error_x={
+            "type": "data",
+            "symmetric": False,
+            "array": [top - value for value, top in zip(values, high, strict=True)],
+            "arrayminus": [value - bottom for value, bottom in zip(values, low, strict=True)],
+            "color": COLOURS[0],
+            "thickness": 2,
+        },
+        hovertext=[
+            f"{escape(name)}<br>{value:.3f} ({bottom:.3f} to {top:.3f})"
+            for name, value, bottom, top in zip(names, values, low, high, strict=True)
+        ],
+        hoverinfo="text",
+    )
+    numbers = go.Scatter(
+        x=list(high),
+        y=places,
+        mode="text",
+        text=[f" {value:.2f}" for value in values],
+        textposition="middle right",
+        hoverinfo="skip",
+        cliponaxis=False,
+    )
+    figure = go.Figure([points, numbers])
+    figure.update_layout(
+        height=90 + 34 * len(names),
+        showlegend=False,
+        yaxis={"tickvals": places, "ticktext": [escape(name) for name in names], "range": [len(names) - 0.5, -0.5]},
+        margin={"r": 40},
+    )
+    return figure
+
+
+def _line(x: float | int) -> dict[str, Any]:
+    return {
+        "type": "line", "x0": x, "x1": x, "yref": "paper", "y0": 0, "y1": 1,
+        "line": {"width": 1.5, "dash": "dot", "color": COLOURS[6]}, "layer": "below",
+    }  # fmt: skip
