@@ -24,6 +24,12 @@ LOOKING: dict[str, Any] = {
 """How events are wired that read the run's files: one at a time, beside the model."""
 
 
+def answer_widget(event_name: str) -> gr.HTML:
+    """Return a widget without a face: what an event returns to it reaches the browser's scripts under that name."""
+    script = static_text("comparer_answer.js")
+    return gr.HTML(None, html_template="", js_on_load=script, event_name=event_name, elem_id=event_name)
+
+
 class ComparerEvents:
     """What the comparer asks the server for: maps, crops worth a look, and their numbers."""
 

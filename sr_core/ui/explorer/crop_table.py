@@ -45,7 +45,7 @@ def _note(num_edges: int) -> str:
     return (
         f"Over {num_edges} edge pixels of the input. Each picture is reduced to the input's size first, so new detail "
         "does not count: drift is how far an edge lies from the input's, in input pixels; strength 1 is as strong as "
-        "in the input; lost edges have less than half of it. An edge in place says nothing about what was drawn between."
+        "in the input; lost edges have less than half of it. An edge in place says nothing about what lies between."
     )
 
 

@@ -273,7 +273,7 @@ async function takeMap(answer) {
   for (let i = 0, p = 0; i < data.length; i += 4, p++) {
     values[p] = data[i] * 256 + data[i + 1];
     const t = Math.min(1, values[p] / 256 / answer.top), colour = props.colours[Math.round(255 * t)];
-    data[i] = colour[0]; data[i + 1] = colour[1]; data[i + 2] = colour[2]; data[i + 3] = 255 * Math.min(1, 1.6 * t);
+    data[i] = colour[0]; data[i + 1] = colour[1]; data[i + 2] = colour[2]; data[i + 3] = Math.round(255 * t);
   }
   context.putImageData(image, 0, 0);
   // Maps of large pictures are large; only a few are worth their memory.
@@ -799,8 +799,7 @@ function readPin() {
   window.srPin = null;
   if (wanted.run && wanted.run !== shown.run) { pending = wanted; trigger("open_run", { run: wanted.run }); }
   else pin(wanted.left, wanted.right);
-  section.scrollIntoView({ block: "nearest", behavior: calm.matches ? "auto" : "smooth" });
-  stage.focus({ preventScroll: true });
+  comeIntoView();
   say("Left: " + picture("left").label + ". Right: " + picture("right").label);
 }
 
@@ -808,6 +807,26 @@ window.addEventListener("sr-pin", function take(event) {
   if (!element.isConnected) { window.removeEventListener("sr-pin", take); return; }
   window.srPin = event.detail;
   if (stage.clientWidth) readPin();
+});
+
+function comeIntoView() { section.scrollIntoView({ block: "nearest", behavior: calm.matches ? "auto" : "smooth" }); stage.focus({ preventScroll: true }); }
+
+// Other views may point at a pixel or ask for an overlay.
+window.addEventListener("sr-point", function show(event) {
+  if (!element.isConnected) { window.removeEventListener("sr-point", show); return; }
+  if (!shown) return;
+  setPoint(event.detail.x, event.detail.y, false);
+  setZoom("4", { pane: panes()[0], x: point.x + 0.5, y: point.y + 0.5 });
+  centre = { x: point.x + 0.5, y: point.y + 0.5 };
+  comeIntoView();
+});
+window.addEventListener("sr-overlay", function show(event) {
+  if (!element.isConnected) { window.removeEventListener("sr-overlay", show); return; }
+  if (!shown) return;
+  if (mode === "difference") setMode("side");
+  if (event.detail.map === "above") pin(null, event.detail.picture);
+  setOverlay(event.detail.map);
+  comeIntoView();
 });
 
 calm.addEventListener("change", () => { if (calm.matches) play(false); });
