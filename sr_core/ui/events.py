@@ -16,6 +16,7 @@ from sr_core.job import Job
 from sr_core.pipeline import upscale
 from sr_core.ui.downloads import write_candidate
 from sr_core.ui.examples import example_photos
+from sr_core.ui.explorer.runs import remember_runs
 from sr_core.ui.panel import Panel, Update, show, waiting
 from sr_core.ui.pictures import file_url
 from sr_core.ui.plans import Plan, describe_plan, plan_run
@@ -157,6 +158,10 @@ class PageEvents:
         """Show what other tabs have changed: the run on screen and the slider."""
         visit = self._visit(request)
         return (round(100 * (1 - visit.fidelity_weight)), *show(visit))
+
+    def remember(self, stored: list[Any] | None, request: gr.Request) -> list[list[str]]:
+        """Let the browser remember its runs, so that it lists them when it comes back."""
+        return remember_runs(self._store, self._visit(request), stored)
 
     def switch(self, place: int, request: gr.Request) -> Panel:
         """Show the run of another photo."""

@@ -24,6 +24,7 @@ from sr_core.ui.theme import static_text
 from sr_core.ui.visits import VisitStore
 
 TITLE = "SR Reward Explorer"
+RUNS_KEY = "sr-reward-explorer-runs-1"
 STORAGE_KEY, STORAGE_SECRET = "sr-reward-explorer-1", "settings-are-no-secret"
 
 _HEADER = f"""
@@ -62,18 +63,20 @@ def build_page(store: VisitStore) -> gr.Blocks:
                     results = _result_side()
             with gr.Tab("Explore", id="explore", elem_id="sr-tab-explore") as explore:
                 Explore(store).build(explore)
-            for section in PAGES:
-                _section_tab(store, section)
+            views = {section.name: _section_tab(store, section) for section in PAGES}
         _wire(events, saved, inputs, results)
         restore.select(events.back, None, [results["taste"], *results["panel"]], **LIGHT)
+        seen = gr.BrowserState(None, storage_key=RUNS_KEY, secret=STORAGE_SECRET)
+        changed = [page.load, results["link"].change, views["runs"][0].change]
+        gr.on(changed, events.remember, seen, seen, **LIGHT)
         page.load(events.open, None, results["panel"], show_progress="hidden", api_visibility="private")
         page.unload(events.leave)
         _endpoints(store)
     return page
 
 
-def _section_tab(store: VisitStore, section: Section) -> None:
-    """Lay out a view that has a tab of its own; it is filled when it is opened."""
+def _section_tab(store: VisitStore, section: Section) -> list[Any]:
+    """Lay out a view that has a tab of its own; it is filled when it is opened. Returns what is filled."""
 
     def show(request: gr.Request) -> list[Any]:
         return section.show(store.visit(request.session_hash))
@@ -81,6 +84,7 @@ def _section_tab(store: VisitStore, section: Section) -> None:
     with gr.Tab(section.label, id=section.name, elem_id=f"sr-tab-{section.name}") as tab:
         widgets = section.build(store)
     tab.select(show, None, widgets, **LIGHT)
+    return widgets
 
 
 def _input_side() -> dict[str, Any]:

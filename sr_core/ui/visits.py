@@ -98,6 +98,8 @@ class Visit:
     """By run id, what proves that this browser made a run in an earlier visit."""
     remembered: list[str] = field(default_factory=list)
     """Ids of runs that this browser has seen, newest first, as it says itself."""
+    forgotten: set[str] = field(default_factory=set)
+    """Ids of runs that were taken off its list."""
     busy: bool = False
     last_seen: float = 0.0
     _count: int = 0
