@@ -68,10 +68,12 @@ class Explore:
             view.select(self._opener(section), None, widgets, **LIGHT)
 
     def _opener(self, section: Section) -> Any:  # noqa: ANN401 - Gradio reads its signature
-        def open_view(request: gr.Request) -> list[Any]:
+        def open_view(request: gr.Request) -> Any:  # noqa: ANN401 - one value, or a list of several
             visit = self._store.visit(request.session_hash)
             visit.view = section.name
-            return section.show(visit)
+            values = section.show(visit)
+            # Gradio takes what a function with one output returns for that output's value.
+            return values[0] if len(values) == 1 else values
 
         return open_view
 

@@ -10,7 +10,13 @@ from sr_core.ui.explorer.section import Section
 from sr_core.ui.explorer.spectra import SpectraSection
 from sr_core.ui.explorer.voting import VoteSection
 
-EXPLORE: tuple[Section, ...] = (RankingSection(), PairsSection(), SpectraSection(), DisagreementSection(), MapsSection())
+EXPLORE: tuple[Section, ...] = (
+    RankingSection(),
+    PairsSection(),
+    SpectraSection(),
+    DisagreementSection(),
+    MapsSection(),
+)
 """Under the comparer, in the order of their tabs."""
 PAGES: tuple[Section, ...] = (VoteSection(), AuditSection(), RunsSection())
 """Tabs beside Restore and Explore, in their order."""
