@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from plotly.colors import sample_colorscale
 
 from sr_core.errors import ConfigError, InputError
 from sr_core.preference_data.mean_spreads import read_mean_spreads
@@ -142,9 +143,8 @@ def _spreads(view: View) -> str:
         return f"{own}; inter-group weight {UNDEFINED}: open another run, or compare with the shipped statistics."
     words = f"{own}, \u03bc\u03c3 <strong>{spread.value:.4g}</strong>: mean spread of {escape(spread.words)}."
     if spread.cautions:
-        words += (
-            f" They were made with other settings ({escape('; '.join(spread.cautions))}): read it as a rough scale."
-        )
+        cautions = escape("; ".join(spread.cautions))
+        words += f" Their settings differ ({cautions}): read the inter-group weight as a rough scale."
     return words
 
 
@@ -154,11 +154,11 @@ def _mean_of_products(view: View) -> str:
     totals = [run.pairs.total for run in every if run.pairs.total is not None]
     if not totals:
         return f"Mean intra-group weight {_mean(view.current.pairs.intra)}; product {UNDEFINED}."
-    count = sum(map(len, totals))
-    return (
-        f"Mean product {_mean(view.current.pairs.total)} over this run, {_mean(np.concatenate(totals))} over "
-        f"{plural('pair', count)} of {plural('run', len(every))} in view."
-    )
+    words = f"Mean product {_mean(view.current.pairs.total)} over this run"
+    if not view.others:
+        return f"{words}."
+    every_pair = plural("pair", sum(map(len, totals)))
+    return f"{words}, {_mean(np.concatenate(totals))} over {every_pair} of {plural('run', len(every))} in view."
 
 
 def _mean(values: np.ndarray | None) -> str:
@@ -198,17 +198,17 @@ def heat_map(view: View) -> dict[str, Any]:
         pins.append([[candidate_id(winner), candidate_id(loser)] for loser in losers])
     figure = go.Figure(
         go.Heatmap(
-            z=values, text=texts, texttemplate="%{text}", hovertext=hovers, hoverinfo="text", customdata=pins,
-            colorscale=MAGNITUDES, xgap=2, ygap=2, colorbar={"thickness": 12, "outlinewidth": 0},
-            hoverongaps=True, textfont={"size": 14 if view.settings.top <= ROOMY else 11},
+            z=values, hovertext=hovers, hoverinfo="text", customdata=pins, colorscale=MAGNITUDES, xgap=2, ygap=2,
+            showscale=False, hoverongaps=True,
         )
     )  # fmt: skip
-    ticks = list(range(view.settings.top))
+    ticks, hidden = list(range(view.settings.top)), {"showgrid": False, "zeroline": False, "showline": False}
     figure.update_layout(
-        height=150 + 52 * max(2, view.settings.top),
-        xaxis={"title": "Loser, worst first", "tickvals": ticks, "ticktext": _axis(losers), "side": "top"},
-        yaxis={"title": "Winner", "tickvals": ticks, "ticktext": _axis(winners), "autorange": "reversed"},
-        margin={"t": 64, "b": 16},
+        height=140 + 52 * max(2, view.settings.top),
+        annotations=_printed(values, texts, size=14 if view.settings.top <= ROOMY else 11),
+        xaxis={"title": "Loser, worst first", "tickvals": ticks, "ticktext": _axis(losers), "side": "top", **hidden},
+        yaxis={"title": "Winner", "tickvals": ticks, "ticktext": _axis(winners), "autorange": "reversed", **hidden},
+        margin={"t": 72, "b": 8},
         uirevision="pairs",
     )
     alone = view.current.pairs.total is None
@@ -221,6 +221,32 @@ def heat_map(view: View) -> dict[str, Any]:
         note=f"Colour: {what}. Inter-group weight {UNDEFINED}." if alone else f"Colour: {what}.",
     )
     return {**value, "table": pairs_table(view)}
+
+
+def _printed(values: list[list[float | None]], texts: list[list[str]], *, size: int) -> list[dict[str, Any]]:
+    """Return each cell's number as an annotation, black or white, whichever is told better from the cell's colour."""
+    known = [value for row in values for value in row if value is not None]
+    low, spread = (min(known), max(known) - min(known)) if known else (0.0, 0.0)
+    annotations = []
+    for y, (row, words) in enumerate(zip(values, texts, strict=True)):
+        for x, (value, text) in enumerate(zip(row, words, strict=True)):
+            font: dict[str, Any] = {"size": size}
+            if value is not None:
+                share = (value - low) / spread if spread else 0.5
+                font["color"] = "#000000" if _luminance(share) > _EVEN else "#ffffff"
+            annotations.append({"x": x, "y": y, "text": text, "showarrow": False, "font": font})
+    return annotations
+
+
+_EVEN = 0.179
+"""Relative luminance against which black and white stand out alike, by WCAG's contrast."""
+
+
+def _luminance(share: float) -> float:
+    """Return the relative luminance of the scale's colour at `share` of its length, as WCAG 2 defines it."""
+    (colour,) = sample_colorscale(MAGNITUDES, [share], colortype="tuple")
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour]
+    return float(0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2])
 
 
 def _summary(view: View, winners: Sequence[CandidateRecord], losers: Sequence[CandidateRecord], what: str) -> str:

@@ -45,7 +45,8 @@ group's, <em>inter</em> how far the group spreads among groups, and training tak
 compare its two pictures.</p>"""
 _NOTHING = """<p class="sr-words"><strong>No pairs yet.</strong> A run needs at least two scored candidates.</p>"""
 _EXPORT = """<p class="sr-words"><strong>Export as training data</strong> A folder of Parquet tables, candidates and
-pairs as shown above, that <code>python -m train prefer</code> reads, as one zip. Photos are inside.</p>"""
+pairs as shown above, that <code class="sr-nowrap">python -m train prefer</code> reads, as one zip. Photos are
+inside.</p>"""
 
 
 class PairsSection:
@@ -81,9 +82,9 @@ class PairsSection:
             offer = gr.HTML(None, html_template="", js_on_load=static_text("save.js"), elem_id="sr-pairs-offer")
         filled = [preset, top, count, spread, words, heat, histogram, export, told]
 
-        def choose(request: gr.Request, preset: str, spread: str) -> list[Any]:
+        def choose(request: gr.Request, preset: str, top: float | None, count: float | None, spread: str) -> list[Any]:
             visit = store.visit(request.session_hash)
-            visit.choices[self.name] = replace(self._choice(visit), preset=preset, spread=spread)
+            visit.choices[self.name] = Choice(preset, count, top, spread)
             return self.show(visit)
 
         def type_in(request: gr.Request, top: float | None, count: float | None) -> list[Any]:
@@ -96,7 +97,7 @@ class PairsSection:
             return self._export(store.visit(request.session_hash), scope)
 
         for chosen in (preset, spread):
-            chosen.input(choose, [preset, spread], filled, **LIGHT)
+            chosen.input(choose, [preset, top, count, spread], filled, **LIGHT)
         for typed in (top, count):
             typed.input(type_in, [top, count], filled, trigger_mode="always_last", **LIGHT)
         save.click(write, scope, [offer, told], concurrency_limit=1, api_visibility="private")

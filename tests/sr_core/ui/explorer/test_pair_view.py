@@ -39,7 +39,8 @@ def equal_rewards(run: Run) -> Run:
 
 def test_every_cell_holds_the_librarys_weight_and_opens_its_pair(runs: list[Run]) -> None:
     view = look(runs[0], runs, ALONE, 0.5)
-    (trace,) = heat_map(view)["figure"]["data"]
+    figure = heat_map(view)["figure"]
+    (trace,) = figure["data"]
     rewards = [np.array([record.reward for record in run.candidates]) for run in runs]
     expected = weigh_groups(rewards, 2)[0]
     assert expected.total is not None
@@ -48,7 +49,8 @@ def test_every_cell_holds_the_librarys_weight_and_opens_its_pair(runs: list[Run]
         f"candidate-{winner}/candidate-{loser}" for winner, loser in zip(expected.winners, expected.losers, strict=True)
     ]
     assert ["/".join(pin) for row in trace["customdata"] for pin in row] == pins
-    assert trace["text"][0][0] == f"{expected.total[0]:.3f}"
+    printed = {(note["y"], note["x"]): note["text"] for note in figure["layout"]["annotations"]}
+    assert printed == {(p // 2, p % 2): f"{weight:.3f}" for p, weight in enumerate(expected.total)}
     for value in (expected.gap, expected.intra, expected.inter, expected.total):
         assert f"{value[0]:.4g}" in trace["hovertext"][0][0]
 
@@ -97,7 +99,7 @@ def test_pairs_without_a_gap_are_counted_in_words_and_marked(runs: list[Run]) ->
     view = look(tied, [tied], choice, 0.5)
     assert "<strong>0 pairs</strong>" in describe(view, choice)
     assert "4 pairs without a gap are dropped" in describe(view, choice)
-    assert heat_map(view)["figure"]["data"][0]["text"] == [["tie", "tie"], ["tie", "tie"]]
+    assert [note["text"] for note in heat_map(view)["figure"]["layout"]["annotations"]] == ["tie"] * 4
     assert "every pair is a tie" in heat_map(view)["summary"]
     assert histogram(view) is None
 
