@@ -1,6 +1,5 @@
 """A trainer audits two adapters on the real page: degrade, restore on the same seeds, read what changes."""
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -161,11 +160,13 @@ def test_both_charts_are_drawn_beside_their_numbers(audited: Audited, page: Page
     expect(page.locator("#sr-audit-changes .bars .point")).to_have_count(SEEDS)
 
 
-def test_a_pin_opens_before_against_after(audited: Audited, page: Page) -> None:
+def test_a_pin_opens_before_against_after_and_their_difference(page: Page) -> None:
     page.locator(ROWS).first.get_by_role("button", name="before against after").click()
     expect(page.get_by_role("tab", name="Explore", exact=True)).to_have_attribute("aria-selected", "true")
-    pinned = json.loads(page.evaluate("JSON.stringify(window.srPin)"))
-    assert pinned == {"left": "before-0", "right": "candidate-0", "run": audited.folder.name}
+    expect(page.locator(".sr-cmp-left")).to_have_value("before-0")
+    expect(page.locator(".sr-cmp-right")).to_have_value("candidate-0")
+    page.get_by_role("button", name="Difference", exact=True).click()
+    expect(page.locator(".sr-cmp-canvas-difference")).to_be_visible()
     expect(page.locator("#sr-explore-run input")).to_have_value(re.compile("bluebird_seesr_3"))
 
 
