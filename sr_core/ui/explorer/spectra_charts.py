@@ -19,7 +19,10 @@ from sr_core.ui.pictures import extreme_of
 BLUE, ORANGE, GREEN, PINK, RED, _, GREY, OLIVE = COLOURS
 BASIS_NAMES: dict[Basis, str] = {"dct": "DCT-II", "fft": "FFT, Hann window"}
 UNITS = {"output": "output pixel", "input": "input pixel"}
-TICKS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
+TICKS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.5, 1.0, 2.0)
+"""Few enough for a phone."""
+LEGEND = {"yref": "container", "y": 0, "yanchor": "bottom"}
+"""Below the title of the axis, however many lines it takes."""
 TARGETS = {"reference": "the reference", "prior": "the prior", "input": "the input enlarged by bicubic"}
 NAMES = {INPUT: "Input, bicubic", PRIOR: "Prior", REFERENCE: "Reference"}
 OTHERS, GUIDE, PLAIN = "Other candidates", "natural guide 1/f\u00b2", "Plain DPO"
@@ -97,7 +100,9 @@ def powers_chart(view: View) -> dict[str, Any]:
         "line": {"color": OLIVE, "dash": "longdashdot", "width": 1.4}, "hoverinfo": "skip",
     }  # fmt: skip
     figure = _figure(view, [guide, *_traces(view, drawn, powers, "%{y:.3g}")])
-    figure.update_yaxes(type="log", title="Mean power of luma", exponentformat="power", dtick=1)
+    figure.update_yaxes(
+        type="log", title={"text": "Mean power of luma", "standoff": 8}, exponentformat="power", dtick=2
+    )
     count = sum(name.startswith("candidate-") for name in report.pictures)
     summary = (
         f"Power spectra of {count} candidates, {', '.join(line.name for line in drawn if line.picture in NAMES)} and "
@@ -144,9 +149,9 @@ def weights_chart(frequency: Numbers, weights: Numbers, exponent: float | int) -
         x=frequency, y=weights, name=_sobolev_name(exponent), line={"color": ORANGE, "width": 2.4, "dash": "dash"},
         mode="lines", hovertemplate="%{x:.4f} cycles per output pixel: weight %{y:.4g}<extra></extra>",
     )  # fmt: skip
-    figure.update_layout(height=320, uirevision="weights")
+    figure.update_layout(height=360, uirevision="weights", legend=LEGEND)
     figure.update_xaxes(title="Frequency, cycles per output pixel")
-    figure.update_yaxes(type="log", title="Weight", minexponent=2)
+    figure.update_yaxes(type="log", title={"text": "Weight", "standoff": 8}, exponentformat="power", dtick=1)
     table = pd.DataFrame({"Weight": weights}, index=pd.Index([f"{f:.4f}" for f in frequency], name="Frequency"))
     summary = (
         f"Sobolev weight for exponent {exponent:g}: {weights[0]:.4g} at the mean, {weights[-1]:.4g} at the highest "
@@ -161,7 +166,7 @@ def weights_chart(frequency: Numbers, weights: Numbers, exponent: float | int) -
 
 def bands_chart(bands: PairBands, winner: str, loser: str, exponent: float | int, *, note: str = "") -> dict[str, Any]:
     """Return the energy by which the loser's residual exceeds the winner's, band by band, as both objectives see it."""
-    middle = (bands.edges[1:] + bands.edges[:-1]) / 2
+    target, middle = TARGETS[bands.target], (bands.edges[1:] + bands.edges[:-1]) / 2
     spans = [f"{low:.3f} to {high:.3f}" for low, high in zip(bands.edges[:-1], bands.edges[1:], strict=True)]
     figure = go.Figure()
     drawn = {PLAIN: (bands.plain, BLUE, ""), _sobolev_name(exponent): (bands.sobolev, ORANGE, "/")}
@@ -170,9 +175,9 @@ def bands_chart(bands: PairBands, winner: str, loser: str, exponent: float | int
             x=middle, y=energies, name=name, customdata=spans, marker={"color": colour, "pattern": {"shape": shape}},
             hovertemplate=f"%{{customdata}}: %{{y:.4g}}<extra>{escape(name)}</extra>",
         )  # fmt: skip
-    figure.update_layout(height=380, barmode="group", bargap=0.15, uirevision="bands")
+    figure.update_layout(height=400, barmode="group", bargap=0.15, uirevision="bands", legend=LEGEND)
     figure.update_xaxes(title="Frequency, cycles per output pixel")
-    figure.update_yaxes(title="Loser minus winner", exponentformat="power", showexponent="all")
+    figure.update_yaxes(title={"text": "Loser minus winner", "standoff": 8}, exponentformat="power", showexponent="all")
     table = pd.DataFrame({PLAIN: bands.plain, _sobolev_name(exponent): bands.sobolev}, index=spans)
     table.loc["All bands"] = [bands.plain.sum(), bands.sobolev.sum()]
     table.index.name = "Band"
@@ -182,8 +187,8 @@ def bands_chart(bands: PairBands, winner: str, loser: str, exponent: float | int
         summary=_bands_summary(bands, winner, loser, exponent),
         table=table,
         note=f"{note}Residual energy of the loser less that of the winner, over all three channels, pixels in 0 to 1: "
-        f"positive bands back the preference. Residuals are taken from {TARGETS[bands.target]}. In training a model's "
-        "answers at noise levels stand in their place; here the pictures themselves do.",
+        f"positive bands back the preference; above 0.5 lie diagonals. Residuals are taken from {target}. In training "
+        "a model's answers at noise levels stand in their place; here the pictures themselves do.",
     )
 
 
@@ -243,6 +248,7 @@ def _figure(view: View, traces: list[dict[str, Any]]) -> go.Figure:
         "title": {"text": f"Frequency, cycles per {UNITS[view.unit]}"},
         "tickvals": ticks,
         "ticktext": [f"{tick:g}" for tick in ticks],
+        "tickangle": 0,
         "range": [log10(low / 1.1), log10(high * 1.1)],
     }
     mark = {"type": "line", "x0": limit, "x1": limit, "y0": 0, "y1": 1, "yref": "paper", "line": {"color": PINK}}
@@ -250,9 +256,9 @@ def _figure(view: View, traces: list[dict[str, Any]]) -> go.Figure:
         "text": "input\u2019s Nyquist", "x": log10(limit), "y": 1, "yref": "paper", "showarrow": False,
         "xanchor": "right", "yanchor": "top", "xshift": -4,
     }  # fmt: skip
-    layout = {"height": 440, "hovermode": "closest", "xaxis": axis, "shapes": [mark], "annotations": [words]}
-    layout["uirevision"] = f"{view.run.folder.name} {view.basis} {view.unit}"
-    return go.Figure(traces, layout)
+    layout = {"height": 460, "hovermode": "closest", "xaxis": axis, "shapes": [mark], "annotations": [words]}
+    key = f"{view.run.folder.name} {view.basis} {view.unit}"
+    return go.Figure(traces, {**layout, "legend": LEGEND, "uirevision": key})
 
 
 def _table(view: View, drawn: Sequence[Line], values: Mapping[str, Numbers]) -> pd.DataFrame:

@@ -3,9 +3,10 @@
 from html import escape
 from math import isnan
 
-from sr_core.runs import CandidateRecord
+from sr_core.runs import CandidateRecord, Run
 from sr_core.ui.explorer.pins import INPUT, PRIOR, REFERENCE, candidate_id, pin_button
-from sr_core.ui.explorer.spectra_charts import BASIS_NAMES, NAMES, View, candidate_name
+from sr_core.ui.explorer.spectra_charts import BASIS_NAMES, NAMES, View, crop_words
+from sr_core.ui.pictures import extreme_of
 
 COLUMNS = {
     "name": "Candidate",
@@ -31,22 +32,27 @@ def spectra_table(view: View) -> str:
         for key, words in COLUMNS.items()
     )
     groups = (
-        f'<td></td><td colspan="3"></td><th scope="colgroup">LSD {where}</th>'
-        '<th scope="colgroup">Below Nyquist: fidelity</th><th scope="colgroup" colspan="2">Above: invention</th>'
+        f'<td></td><td colspan="2"></td><th scope="colgroup">LSD {where}</th>'
+        '<th scope="colgroup">Below Nyquist: fidelity</th>'
+        '<th scope="colgroup" colspan="2">Above: invention</th><td></td>'
     )
     shown = [record for record in run.ranked if candidate_id(record) in report.pictures]
-    rows = "".join(_row(view, candidate_id(record), candidate_name(run, record), record) for record in shown)
+    rows = "".join(_row(view, candidate_id(record), _name(run, record), record) for record in shown)
     others = "".join(_row(view, name, words, None) for name, words in NAMES.items() if name in report.pictures)
-    first, rest = head.split("</th>", 1)
     caption = f"Spectral numbers by {BASIS_NAMES[view.basis]}; each column can be sorted"
     return (
         '<div class="sr-block sr-spectra-numbers"><h4>Numbers of each candidate</h4>'
         f'<div class="sr-scroller" {_ATTRIBUTES}><table class="sr-numbers sr-sortable">'
         f'<caption class="sr-hidden">{caption}</caption><thead><tr>{groups}</tr>'
-        f'<tr>{first}</th><th scope="col">Open against</th>{rest}</tr></thead>'
+        f'<tr>{head}<th scope="col">Open against</th></tr></thead>'
         f'<tbody>{rows}</tbody><tbody class="sr-fixed">{others}</tbody></table></div>'
         f'<p class="sr-chart-note">{_words(view)}</p></div>'
     )
+
+
+def _name(run: Run, record: CandidateRecord) -> str:
+    extreme = extreme_of(run, record)
+    return f"{record.name} ({extreme.lower()})" if extreme else record.name
 
 
 def _row(view: View, picture: str, name: str, record: CandidateRecord | None) -> str:
@@ -69,14 +75,14 @@ def _row(view: View, picture: str, name: str, record: CandidateRecord | None) ->
         for other in against
     )
     place = 0 if record is None else record.index
-    return f'<tr><th scope="row" data-value="{place}">{escape(name)}</th><td class="sr-pins">{pins}</td>{written}</tr>'
+    return f'<tr><th scope="row" data-value="{place}">{escape(name)}</th>{written}<td class="sr-pins">{pins}</td></tr>'
 
 
 def _short(picture: str) -> str:
     return NAMES[picture].split(",")[0]
 
 
-def _cell(value: float | None, text: str) -> str:
+def _cell(value: float | int | None, text: str) -> str:
     known = value is not None and not isnan(value)
     return f'<td data-value="{value!r}">{text}</td>' if known else f"<td>{_DASH}</td>"
 
@@ -89,8 +95,9 @@ def _words(view: View) -> str:
         else f"to the input, below the input's Nyquist frequency ({limit}), for want of a reference"
     )
     return (
-        f"LSD: root-mean-square difference of Hann-windowed radial spectra, {where}; 0 dB is equal. Fidelity: mean "
-        "level against the input's own spectrum below its Nyquist frequency. Invention: the share of the energy, "
-        "without the mean, at or above that frequency on either axis, and its level against the 1/f\u00b2 "
-        f"continuation of the input's low frequencies. Fidelity and invention by {BASIS_NAMES[view.basis]}."
+        f"{crop_words(view.report)}LSD: root-mean-square difference of Hann-windowed radial spectra, {where}; 0 dB is "
+        "equal. Fidelity: mean level against the input's own spectrum below its Nyquist frequency. Invention: the part "
+        "of the energy, without the mean, at or above that frequency on either axis, and its level against the "
+        "1/f\u00b2 continuation of the input's low frequencies. "
+        f"Fidelity and invention by {BASIS_NAMES[view.basis]}."
     )

@@ -5,11 +5,9 @@ const heads = () => Array.from(element.querySelectorAll("th[aria-sort]"));
 function applySort() {
   const body = element.querySelector("tbody"), place = heads().findIndex((head) => head.dataset.key === sort.key);
   if (!body || place < 0) return;
-  // The column of buttons stands between the names and the numbers.
-  const cellOf = (row) => row.cells[place === 0 ? 0 : place + 1];
   const sign = sort.direction === "ascending" ? 1 : -1;
   const rows = Array.from(body.rows).map((row) => {
-    const { value } = cellOf(row).dataset;
+    const { value } = row.cells[place].dataset;
     return { row, value: value === undefined ? null : Number(value) };
   });
   // What has no number comes last, whichever way.
