@@ -48,7 +48,7 @@ def table_value(run: Run, group: RankedGroup, resampled: RankBootstrap) -> dict[
     columns = list(_columns(group))
     records = {record.index: record for record in run.candidates}
     # The run's own order: by reward, equals as they were drawn.
-    order = np.argsort(-group.reward.reward, kind="stable")
+    order = np.argsort(-group.reward.reward, kind="stable").tolist()
     best = records[group.indices[order[0]]]
     rows = "".join(_row(records[group.indices[m]], best, columns, _cells(group, resampled, records, m)) for m in order)
     return {
