@@ -135,7 +135,7 @@ def _outliers(scope: Scope, found: Found) -> str:
         )
     title = "Outliers in spectrum"
     return (
-        f'<div class="sr-block"><h4>{title}</h4>'
+        f'<div class="sr-block"><h2>{title}</h2>'
         f'<div class="sr-scroller" tabindex="0" role="region" aria-label="{title}">'
         f'<table class="sr-numbers"><caption class="sr-hidden">{title}</caption><thead><tr>'
         '<th scope="col">Candidate</th><th scope="col">Distance, dB</th><th scope="col">Robust z</th>'
@@ -149,7 +149,7 @@ def _outliers(scope: Scope, found: Found) -> str:
 
 def _block(title: str, frame: pd.DataFrame, note: str, extra: str) -> str:
     return (
-        f'<div class="sr-block"><h4>{title}</h4>'
+        f'<div class="sr-block"><h2>{title}</h2>'
         f'<div class="sr-scroller" tabindex="0" role="region" aria-label="{title}">'
         f'{table_html(frame, caption=title)}</div><p class="sr-chart-note">{note}</p>{extra}</div>'
     )

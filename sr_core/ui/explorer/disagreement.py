@@ -162,11 +162,14 @@ def _matrix(table: CorrelationTable, scope: Scope) -> dict[str, Any]:
     heat = {
         "type": "heatmap", "x": places, "y": places, "z": values, "zmin": -1, "zmax": 1, "colorscale": SIGNED,
         "text": words, "texttemplate": "%{text}", "hovertext": hover, "hoverinfo": "text", "xgap": 1, "ygap": 1,
+        "showscale": False,
     }  # fmt: skip
     layout = {
-        "height": 200 + 46 * len(labels), "uirevision": "matrix",
-        "xaxis": {"tickvals": places, "ticktext": labels, "side": "bottom"},
-        "yaxis": {"tickvals": places, "ticktext": labels, "autorange": "reversed"},
+        "height": 80 + 52 * len(labels), "uirevision": "matrix",
+        "xaxis": {"tickvals": places, "ticktext": [str(place + 1) for place in places], "side": "top"},
+        "yaxis": {"tickvals": places, "autorange": "reversed", "ticktext": [
+            f"{label.replace(' to the ', '<br>to the ')} \u00b7 {place + 1}" for place, label in enumerate(labels)
+        ]},
     }  # fmt: skip
     defined = sum(len(group.indices) >= FEWEST_CANDIDATES for group in scope.groups)
     lowest = table.lowest
@@ -218,14 +221,14 @@ def _contested(scope: Scope, pairs: Sequence[Contested], candidates: Sequence[Qu
     """Return the lists of contested pairs and candidates, each with a button that opens it."""
     if not pairs:
         return (
-            '<div class="sr-block"><h4>Most contested</h4><p class="sr-words">No pair is contested: beyond their '
+            '<div class="sr-block"><h2>Most contested</h2><p class="sr-words">No pair is contested: beyond their '
             "tolerances all metrics prefer the same candidates.</p></div>"
         )
     pair_items = "".join(_pair_item(scope, pair) for pair in pairs)
     candidate_items = "".join(_candidate_item(scope, entry) for entry in candidates)
     return (
-        f'<div class="sr-block sr-contested"><div><h4>Most contested pairs</h4><ol>{pair_items}</ol></div>'
-        f"<div><h4>Most contested candidates</h4><ol>{candidate_items}</ol></div>"
+        f'<div class="sr-block sr-contested"><div><h2>Most contested pairs</h2><ol>{pair_items}</ol></div>'
+        f"<div><h2>Most contested candidates</h2><ol>{candidate_items}</ol></div>"
         '<p class="sr-chart-note">Conflict, 0 to 1: each metric that prefers one side counts with its weight times its '
         "gap on the scale from the group's worst to best, beyond its tolerance. The conflict is twice what the weaker "
         "side gathers: 0 where no metric objects, 1 where half of the weight says best against worst and the other "

@@ -190,7 +190,7 @@ def _drop_table(group: RankedGroup, names: list[str], drops: tuple[Drop, ...]) -
     title = "The order without one metric"
     frame = pd.DataFrame(rows).set_index("Metric").astype(object)
     return (
-        f'<div class="sr-block"><h4>{title}</h4>'
+        f'<div class="sr-block"><h2>{title}</h2>'
         f'<div class="sr-scroller" tabindex="0" role="region" aria-label="{title}">{table_html(frame, caption=title)}'
         '</div><p class="sr-chart-note">A metric\'s share goes to the others of its half. "Shared": the candidate is '
         "no longer highest but within the tie band of the one that is. Tau-b compares the rewards with and without "
@@ -205,8 +205,8 @@ def _ranks(group: RankedGroup, names: list[str], resampled: RankBootstrap) -> di
     places, ranks = list(range(len(order))), list(range(1, len(order) + 1))
     figure = go.Figure(
         go.Heatmap(
-            x=ranks, y=places, z=share.tolist(), zmin=0, zmax=100, colorscale=MAGNITUDES, texttemplate="%{z:.0f}",
-            hovertemplate="rank %{x} in %{z:.1f} %<extra></extra>", colorbar={"title": {"text": "%"}},
+            x=ranks, y=places, z=share.tolist(), zmin=0, colorscale=MAGNITUDES, texttemplate="%{z:.0f}",
+            hovertemplate="rank %{x} in %{z:.1f} %<extra></extra>", showscale=False,
         )
     )  # fmt: skip
     figure.update_layout(
@@ -220,7 +220,7 @@ def _ranks(group: RankedGroup, names: list[str], resampled: RankBootstrap) -> di
         table[f"Rank {rank}, %"] = share[:, rank - 1]
     return chart_value(
         figure,
-        title="Ranks when the metrics are resampled",
+        title="Ranks when the metrics are resampled, in % of the resamplings",
         summary=(
             f"Share of {resampled.num_resamples} resamplings in which each candidate takes each rank. "
             f"{names[order[0]]} has the highest reward in {100 * resampled.highest[order[0]]:.0f} % of them."
