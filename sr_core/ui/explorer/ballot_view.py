@@ -122,13 +122,13 @@ def _agreement_html(run: Run, vote: Vote, chosen: Sequence[CandidateRecord]) -> 
         )
         verdict, mark = _verdict(vote, None if equal else values.index(best))
         rows += (
-            f'<tr><th scope="row">{escape(score_label(key))}</th>{cells}<td>{prefers}</td>'
-            f'<td class="sr-vote-{mark}">{verdict}</td></tr>'
+            f'<tr><th scope="row">{escape(score_label(key))}</th><td class="sr-vote-{mark}">{verdict}</td>'
+            f"<td>{prefers}</td>{cells}</tr>"
         )
     return (
         '<div class="sr-scroller" tabindex="0" role="region" aria-label="What the metrics prefer">'
         '<table class="sr-numbers"><caption class="sr-hidden">What the metrics prefer</caption><thead><tr>'
-        f'<th scope="col">Score</th>{head}<th scope="col">Prefers</th><th scope="col">With you?</th></tr></thead>'
+        f'<th scope="col">Score</th><th scope="col">With you?</th><th scope="col">Prefers</th>{head}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"
     )
 

@@ -264,39 +264,31 @@ def _panel(title: str, table: pd.DataFrame, words: str) -> str:
 def _points(names: Sequence[str], values: Sequence[float], low: Sequence[float], high: Sequence[float]) -> go.Figure:
     """Return points with their intervals, one line per name, the first on top."""
     places = list(range(len(names)))
+    spans = [f"{bottom:.3f} to {top:.3f}" for bottom, top in zip(low, high, strict=True)]
+    reach = {
+        "type": "data", "symmetric": False, "color": COLOURS[0], "thickness": 2,
+        "array": [top - value for value, top in zip(values, high, strict=True)],
+        "arrayminus": [value - bottom for value, bottom in zip(values, low, strict=True)],
+    }  # fmt: skip
     points = go.Scatter(
-        x=list(values),
-        y=places,
-        mode="markers",
-        marker={"size": 10, "color": COLOURS[0]},
-        error_x={
-            "type": "data",
-            "symmetric": False,
-            "array": [top - value for value, top in zip(values, high, strict=True)],
-            "arrayminus": [value - bottom for value, bottom in zip(values, low, strict=True)],
-            "color": COLOURS[0],
-            "thickness": 2,
-        },
-        hovertext=[
-            f"{escape(name)}<br>{value:.3f} ({bottom:.3f} to {top:.3f})"
-            for name, value, bottom, top in zip(names, values, low, high, strict=True)
-        ],
+        x=list(values), y=places, mode="markers", marker={"size": 10, "color": COLOURS[0]}, error_x=reach,
+        hovertext=[f"{escape(n)}<br>{v:.3f} ({span})" for n, v, span in zip(names, values, spans, strict=True)],
         hoverinfo="text",
-    )
+    )  # fmt: skip
     numbers = go.Scatter(
-        x=list(high),
-        y=places,
-        mode="text",
-        text=[f" {value:.2f}" for value in values],
-        textposition="middle right",
-        hoverinfo="skip",
-        cliponaxis=False,
-    )
+        x=list(high), y=places, mode="text", text=[f" {value:.2f}" for value in values], textposition="middle right",
+        hoverinfo="skip", cliponaxis=False,
+    )  # fmt: skip
     figure = go.Figure([points, numbers])
     figure.update_layout(
         height=90 + 34 * len(names),
         showlegend=False,
-        yaxis={"tickvals": places, "ticktext": [escape(name) for name in names], "range": [len(names) - 0.5, -0.5]},
+        yaxis={
+            "tickvals": places,
+            "ticktext": [escape(name) for name in names],
+            "range": [len(names) - 0.5, -0.5],
+            "zeroline": False,
+        },
         margin={"r": 40},
     )
     return figure

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import gradio as gr
 
 from sr_core.ballots import Draw, Pool, draw, history, pairs_left, pool, run_key, show_pictures
-from sr_core.errors import InputError
+from sr_core.errors import InputError, SRError
 from sr_core.runs import Run
 from sr_core.ui.explorer.ballot_view import ballot_value, revealed_value
 from sr_core.ui.explorer.section import LIGHT
@@ -75,11 +75,14 @@ class VotingEvents:
         session = session_of(visit)
         session.voter, session.notice = voter or session.voter, ""
         action = str(getattr(event, "act", ""))
-        with in_words():
+        try:
             if action not in _ACTIONS:
                 raise InputError(f"an action must be one of {', '.join(_ACTIONS)}, got {action[:20]!r}")
             _ACTIONS[action](self, visit, session, event)
-            value = self._value(visit, session)
+        except SRError as error:
+            # Said beside the ballot, which stays on screen.
+            session.notice = f"That does not work: {error}."
+        value = self._value(visit, session)
         changed = action in _CHANGING
         if changed and self.sharing is not None:
             self.sharing.changed()
@@ -282,8 +285,10 @@ class VoteSection:
             shown, saves = build_results()
             save = gr.HTML(None, html_template="", js_on_load=static_text("save.js"), elem_id="sr-vote-save")
         ballot.click(events.act, voter, [voter, ballot, *shown], trigger_mode="multiple", **LIGHT)
-        saves[0].click(events.save_votes, None, save, **LIGHT)
-        saves[1].click(events.save_pickapic, None, save, **LIGHT)
+        # Gradio delivers messages of its own only through the queue.
+        telling: dict[str, Any] = {**LIGHT, "queue": True, "concurrency_limit": None}
+        saves[0].click(events.save_votes, None, save, **telling)
+        saves[1].click(events.save_pickapic, None, save, **telling)
         return [ballot, *shown]
 
     def show(self, visit: Visit) -> list[Any]:

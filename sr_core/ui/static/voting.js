@@ -43,7 +43,7 @@ function layout() {
   if (!hasBallot() || !first || !first.clientWidth) return;
   const columns = getComputedStyle(panes).gridTemplateColumns.split(" ").length;
   const rows = Math.ceil(shown.pictures.length / columns);
-  const room = window.innerHeight * (rows > 1 ? 0.34 : 0.6);
+  const room = window.innerHeight * (rows === 1 ? 0.6 : 0.29);
   const tall = Math.round(clamp(first.clientWidth * shown.height / shown.width, 150, Math.max(150, room)));
   for (const frame of frames()) frame.style.height = tall + "px";
   const scale = view.scale ?? fitScale(first), width = shown.width * scale, height = shown.height * scale;
@@ -168,7 +168,7 @@ function sayRest() {
     button.setAttribute("aria-pressed", String(button.dataset.scope === shown.scope));
     button.parentElement.hidden = shown.num_runs < 2;
   }
-  for (const button of all("[data-mode]")) button.setAttribute("aria-pressed", String(button.dataset.mode === shown.mode));
+  for (const button of all("button[data-mode]")) button.setAttribute("aria-pressed", String(button.dataset.mode === shown.mode));
   find(".sr-vote-progress").textContent = shown.num_runs ? shown.progress : "";
   find(".sr-vote-notice").textContent = shown.notice || "";
   find(".sr-vote-none").textContent = hasBallot() ? "" : shown.words;
@@ -182,7 +182,7 @@ function sayRest() {
   find(".sr-vote-delete").hidden = !shown.num_mine;
   sayDelete(false);
   find(".sr-vote-keys").innerHTML = (four
-    ? "Keys <kbd>1</kbd> to <kbd>4</kbd> choose the best, then the worst; <kbd>T</kbd> all equal, <kbd>X</kbd> all bad"
+    ? "Keys <kbd>A</kbd> to <kbd>D</kbd> or <kbd>1</kbd> to <kbd>4</kbd> choose the best, then the worst; <kbd>T</kbd> all equal, <kbd>X</kbd> all bad"
     : "Keys <kbd>&#8592;</kbd> or <kbd>1</kbd> for A, <kbd>&#8594;</kbd> or <kbd>2</kbd> for B, <kbd>T</kbd> tie, <kbd>X</kbd> both bad")
     + ", <kbd>Enter</kbd> or <kbd>N</kbd> next, <kbd>Z</kbd> undo, <kbd>I</kbd> input, <kbd>F</kbd> fit, <kbd>+</kbd> <kbd>&#8722;</kbd> zoom, <kbd>Shift</kbd> with arrows or drag to move. Every pixel is the file's own.";
 }
@@ -241,7 +241,9 @@ element.addEventListener("click", (event) => {
 function onKey(event) {
   if (event.ctrlKey || event.metaKey || event.altKey || !hasBallot() || element.offsetParent === null) return;
   const at = document.activeElement;
-  if (at !== document.body && !element.contains(at)) return;
+  // Right after the tab was opened its button has the focus; there the arrows belong to the tabs.
+  const onTab = at.matches('[role="tab"]') && event.key.length === 1;
+  if (at !== document.body && !element.contains(at) && !onTab) return;
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
   const moves = { ArrowLeft: [-PAN, 0], ArrowRight: [PAN, 0], ArrowUp: [0, -PAN], ArrowDown: [0, PAN] };
   const tall = at && at.closest(".sr-scroller");
@@ -249,7 +251,7 @@ function onKey(event) {
   if (event.shiftKey && key in moves) pan(...moves[key]);
   else if (shown.mode === "pair" && key === "ArrowLeft" && open()) pick(0);
   else if (shown.mode === "pair" && key === "ArrowRight" && open()) pick(1);
-  else if (/^[1-4]$/.test(key) && open()) pick(Number(key) - 1);
+  else if (/^[1-4a-d]$/.test(key) && open()) pick(key < "a" ? Number(key) - 1 : "abcd".indexOf(key));
   else if (key === "t" && open()) answer("tie");
   else if (key === "x" && open()) answer("bad");
   else if (key === "n" && done()) send({ act: "next" });
@@ -262,6 +264,7 @@ function onKey(event) {
   else if (key === "-" || key === "_") zoomBy(-1);
   else did = false;
   if (did && !tall) event.preventDefault();
+  if (did && onTab) find(".sr-vote-question").focus({ preventScroll: true });
 }
 document.addEventListener("keydown", onKey);
 
