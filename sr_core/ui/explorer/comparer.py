@@ -26,8 +26,8 @@ LOOKING: dict[str, Any] = {
 
 def answer_widget(event_name: str) -> gr.HTML:
     """Return a widget without a face: what an event returns to it reaches the browser's scripts under that name."""
-    script = static_text("comparer_answer.js")
-    return gr.HTML(None, html_template="", js_on_load=script, event_name=event_name, elem_id=event_name)
+    script = f'const eventName = "{event_name}";\n{static_text("comparer_answer.js")}'
+    return gr.HTML(None, html_template="", js_on_load=script, elem_id=event_name)
 
 
 class ComparerEvents:
@@ -72,9 +72,9 @@ def build_comparer(store: VisitStore) -> gr.HTML:
     events = ComparerEvents(store)
     widget = gr.HTML(
         None, html_template=static_text("comparer.html"), js_on_load=static_text("comparer.js"), elem_id="sr-comparer",
-        apply_default_css=False, colours=magnitude_colours(),
+        apply_default_css=False,
     )  # fmt: skip
-    answer = gr.HTML(None, html_template="", js_on_load=static_text("comparer_answer.js"), elem_id="sr-comparer-answer")
+    answer = answer_widget("sr-comparer-answer")
     widget.want_map(events.level_map, None, answer, **LOOKING)
     widget.want_regions(events.regions, None, answer, **LOOKING)
     widget.want_numbers(events.numbers, None, answer, **LOOKING)
@@ -96,6 +96,7 @@ def comparer_value(visit: Visit) -> dict[str, Any] | None:
         "height": height,
         "input": [lq["width"], lq["height"]],
         "pictures": [picture_value(shown, picture) for picture in run_pictures(shown)],
+        "colours": magnitude_colours(),
         "left": INPUT,
         "right": candidate_id(shown.run.best),
     }

@@ -6,6 +6,7 @@ green. Files lie in the page's own folder, made when they are first asked for.
 
 import hashlib
 import json
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ TOPS = (1, 2, 5, 10, 20, 50, 100, 255)
 """Ends of the colour scale, in levels."""
 
 
+@lru_cache(maxsize=1)
 def magnitude_colours() -> list[list[int]]:
     """Return 256 colours (r, g, b) from small to large values, for people of every colour vision."""
     colours = sample_colorscale(MAGNITUDES, [i / 255 for i in range(256)])

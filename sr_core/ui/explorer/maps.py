@@ -33,7 +33,7 @@ class MapsSection:
         """Lay out both maps; they are made when the browser asks for them."""
         widget = gr.HTML(
             None, html_template=static_text("maps.html"), js_on_load=static_text("maps.js"), elem_id="sr-maps",
-            apply_default_css=False, colours=magnitude_colours(),
+            apply_default_css=False,
         )  # fmt: skip
         answer = answer_widget("sr-maps-answer")
 
@@ -56,6 +56,7 @@ class MapsSection:
             {
                 "run": shown.key,
                 "stamp": len(pictures),
+                "colours": magnitude_colours(),
                 "pictures": [(picture.id, picture.words) for picture in pictures],
             }
         ]

@@ -272,7 +272,7 @@ async function takeMap(answer) {
   const image = context.getImageData(0, 0, width, height), data = image.data, values = new Uint16Array(width * height);
   for (let i = 0, p = 0; i < data.length; i += 4, p++) {
     values[p] = data[i] * 256 + data[i + 1];
-    const t = Math.min(1, values[p] / 256 / answer.top), colour = props.colours[Math.round(255 * t)];
+    const t = Math.min(1, values[p] / 256 / answer.top), colour = shown.colours[Math.round(255 * t)];
     data[i] = colour[0]; data[i + 1] = colour[1]; data[i + 2] = colour[2]; data[i + 3] = Math.round(255 * t);
   }
   context.putImageData(image, 0, 0);

@@ -1,3 +1,3 @@
 watch("value", () => {
-  if (props.value) window.dispatchEvent(new CustomEvent(props.event_name, { detail: props.value }));
+  if (props.value) window.dispatchEvent(new CustomEvent(eventName, { detail: props.value }));
 });

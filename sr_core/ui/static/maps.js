@@ -29,12 +29,13 @@ async function take(answer) {
     const bitmap = await createImageBitmap(await response.blob(), { colorSpaceConversion: "none", premultiplyAlpha: "none" });
     if (answer.wanted !== wanted) return;
     canvas.width = bitmap.width; canvas.height = bitmap.height;
+    canvas.style.setProperty("--ratio", bitmap.width / bitmap.height);
     const context = canvas.getContext("2d", { willReadFrequently: true });
     context.drawImage(bitmap, 0, 0);
     const image = context.getImageData(0, 0, bitmap.width, bitmap.height), data = image.data, values = new Uint16Array(bitmap.width * bitmap.height);
     for (let i = 0, p = 0; i < data.length; i += 4, p++) {
       values[p] = data[i] * 256 + data[i + 1];
-      const colour = props.colours[Math.round(255 * Math.min(1, values[p] / 256 / map.top))];
+      const colour = shown.colours[Math.round(255 * Math.min(1, values[p] / 256 / map.top))];
       data[i] = colour[0]; data[i + 1] = colour[1]; data[i + 2] = colour[2];
     }
     context.putImageData(image, 0, 0);
