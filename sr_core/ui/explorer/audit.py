@@ -211,10 +211,16 @@ def _settings() -> dict[str, Any]:
         )
         with gr.Row():
             degradation_seed = gr.Number(
-                default.degradation_seed, label="Degradation seed", precision=0, minimum=0, min_width=100
+                default.degradation_seed, label="Degradation seed", precision=0, minimum=0, min_width=90
             )
             side = gr.Dropdown(
-                _SIDES, value=default.side, label="Part", filterable=False, min_width=140, elem_id="sr-audit-side-px"
+                _SIDES,
+                value=default.side,
+                label="Part",
+                filterable=False,
+                scale=2,
+                min_width=160,
+                elem_id="sr-audit-side-px",
             )
     with gr.Row():
         before = gr.Dropdown(

@@ -160,7 +160,7 @@ def render_seeds(shown: Shown, comparison: AdapterComparison | None) -> str:
         head = ["Reward", "Rank"]
         caption = "Every seed, scored against the full-quality photo."
     else:
-        head = [*(f"Reward {adapter_label(name)}" for name in (other, run.values["adapter"])), "Change"]
+        head = ["Change", *(f"Reward {adapter_label(name)}" for name in (other, run.values["adapter"]))]
         caption = "The same seeds by both adapters; rewards over the union of their candidates."
     columns = "".join(f'<th scope="col">{escape(name)}</th>' for name in ("Seed", "Look", *head, "PSNR, dB", "LSD, dB"))
     rows = "".join(_row(shown, record, other, places.get(record.index)) for record in run.candidates)
@@ -178,8 +178,8 @@ def _row(shown: Shown, record: CandidateRecord, other: str | None, place: SeedCh
         rank = None if record.rank is None else str(record.rank)
         numbers = [_number(record.reward, ".4f"), cell_text(rank)]
     else:
-        rewards = (None, None, None) if place is None else (place.before, place.after, place.change)
-        numbers = [_number(value, form) for value, form in zip(rewards, (".4f", ".4f", "+.4f"), strict=True)]
+        rewards = (None, None, None) if place is None else (place.change, place.before, place.after)
+        numbers = [_number(value, form) for value, form in zip(rewards, ("+.4f", ".4f", ".4f"), strict=True)]
     distances = [_distances(run, record.index, metric, form) for metric, form in (("psnr", ".2f"), ("lsd", ".3f"))]
     cells = (_look(shown, record, other), *numbers, *distances)
     return f'<tr><th scope="row">{escape(record.name)}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'

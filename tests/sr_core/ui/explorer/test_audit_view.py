@@ -61,7 +61,7 @@ def test_the_table_shows_the_comparisons_numbers(shown: Shown, weight: float) ->
     found = comparison_of(shown)
     for row, seed in zip(cells(render_seeds(shown, found)), found.seeds, strict=True):
         assert row[0] == seed.name
-        assert row[2:5] == [f"{seed.before:.4f}", f"{seed.after:.4f}", f"{seed.change:+.4f}"]
+        assert row[2:5] == [f"{seed.change:+.4f}", f"{seed.before:.4f}", f"{seed.after:.4f}"]
         assert row[5] == f"{20 + seed.index:.2f} \u2192 {25 + seed.index:.2f}"
         assert row[6] == f"{4 + seed.index:.3f} \u2192 {3 + seed.index:.3f}"
 
