@@ -337,7 +337,7 @@ function setShare(value) {
 }
 
 function pressed(name, value) {
-  for (const button of all("[data-" + name + "]")) button.setAttribute("aria-pressed", String(button.dataset[name] === String(value)));
+  for (const button of all("button[data-" + name + "]")) button.setAttribute("aria-pressed", String(button.dataset[name] === String(value)));
 }
 
 function showOptions() {
