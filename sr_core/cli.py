@@ -1,4 +1,4 @@
-"""The `sr` command: upscale, score and bench."""
+"""The `sr` command: upscale, score, join and bench."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -13,6 +13,7 @@ from sr_core.version import VERSION
 
 if TYPE_CHECKING:
     from sr_core.job import Job
+    from sr_core.runs import Run
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -60,7 +61,6 @@ def _upscale_one(photo: Path, folder: Path, job: "Job", reference: Path | None) 
     """Run one photo with a progress bar and print the ranking."""
     from tqdm import tqdm
 
-    from sr_core.backbones import adapter_label
     from sr_core.pipeline import upscale as run_job
 
     with tqdm(total=1, desc=photo.name, unit="pass", leave=False, disable=None) as bar:
@@ -74,6 +74,16 @@ def _upscale_one(photo: Path, folder: Path, job: "Job", reference: Path | None) 
             run = progress.run
             bar.set_postfix_str(progress.message)
     assert run is not None
+    _print_ranking(run)
+    for notice in run.values["notices"]:
+        typer.echo(f"note: {notice}", err=True)
+    typer.echo(f"{folder / 'run.json'}")
+
+
+def _print_ranking(run: "Run") -> None:
+    """Print the candidates from best to worst, and what the reward does without."""
+    from sr_core.backbones import adapter_label
+
     for record in run.ranked:
         place = "unranked" if record.rank is None else f"rank {record.rank}"
         reward = "" if record.reward is None else f"  reward {record.reward:.3f}"
@@ -81,9 +91,6 @@ def _upscale_one(photo: Path, folder: Path, job: "Job", reference: Path | None) 
         typer.echo(f"{place:9s} {record.name}{reward}  {record.file or record.problem}{before}")
     for entry in run.values["left_out"]:
         typer.echo(f"left out: {entry['name']}: {entry['reason']}", err=True)
-    for notice in run.values["notices"]:
-        typer.echo(f"note: {notice}", err=True)
-    typer.echo(f"{folder / 'run.json'}")
 
 
 @app.command()
@@ -182,6 +189,38 @@ def score(
         typer.echo(f"left out: {entry['name']}: {entry['reason']}", err=True)
     for notice in result["notices"]:
         typer.echo(f"note: {notice}", err=True)
+
+
+@app.command()
+def join(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    images: Annotated[
+        list[Path] | None, typer.Argument(help="Outputs of other tools: images of the run's size, folders or zips.")
+    ] = None,
+    model: Annotated[
+        list[Path] | None, typer.Option(help="Weights of a network that spandrel opens; it restores the run's photo.")
+    ] = None,
+) -> None:
+    """Let outputs of other tools join a run as candidates; names become labels and the group is ranked anew."""
+    from tempfile import TemporaryDirectory
+
+    from sr_core.images import read_output
+    from sr_core.joining import collect_members, join_baseline, join_images
+    from sr_core.runs import Run
+
+    if not images and not model:
+        raise ConfigError("there must be an image, a folder, a zip or --model to join")
+    now, notes = Run.open(run), list[str]()
+    if images:
+        with TemporaryDirectory(prefix="sr-join-") as folder:
+            joined = join_images(now, collect_members(images, Path(folder)), read=read_output)
+        now, notes = joined.run, [*joined.notes]
+    for weights in model or ():
+        joined = join_baseline(now, weights)
+        now, notes = joined.run, [*notes, *joined.notes]
+    for note in notes:
+        typer.echo(f"note: {note}", err=True)
+    _print_ranking(now)
 
 
 @app.command()

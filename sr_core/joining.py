@@ -26,6 +26,7 @@ from sr_core.samples import Array, eight_bits
 from sr_core.sandbox import decode_isolated
 from sr_core.scoring import local_pixels
 from sr_core.tensors import Image
+from sr_core.unpacking import IMAGE_SUFFIXES, unpack_images
 from sr_core.version import VERSION
 
 MAX_LABEL = 60
@@ -54,6 +55,31 @@ class Joined:
     """Of the candidates that joined."""
     notes: tuple[str, ...]
     """What the visitor must be told, such as what was left out and why."""
+
+
+def collect_members(paths: Sequence[Path], unpacked: Path) -> list[Member]:
+    """Return what is to join: files as they are, the images in folders, and those in zips, which go to `unpacked`.
+
+    Names without their endings become labels, with the folder before them where two are equal. Raises InputError if a
+    folder or an archive has no image, or an archive cannot be trusted.
+    """
+    members = []
+    for number, path in enumerate(paths):
+        if path.is_dir():
+            found = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+            if not found:
+                raise InputError(f"{path.name} must hold at least one image, got none")
+            members += [Member(file, file.stem) for file in found]
+        elif path.suffix.lower() == ".zip":
+            place = unpacked / str(number)
+            place.mkdir()
+            images = unpack_images(path, place)
+            stems = [Path(image.label).name for image in images]
+            labels = [stem if stems.count(stem) == 1 else i.label for i, stem in zip(images, stems, strict=True)]
+            members += [Member(place / image.name, label) for image, label in zip(images, labels, strict=True)]
+        else:
+            members.append(Member(path, path.stem))
+    return members
 
 
 class _Newcomer(NamedTuple):

@@ -3,15 +3,20 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
+from spandrel.architectures.Compact import Compact
 
 from sr_core.cli import main, parse_size, reference_for, run_folders
 from sr_core.errors import ConfigError, InputError
 from sr_core.images import read_image, read_size, write_image
 from sr_core.resampling import resize_clamped
 from sr_core.runs import Run
+from tests.explorer_run import photo_pixels, write_run
 from tests.lora import installed
 
 ROOT = Path(__file__).parents[2]
@@ -196,3 +201,33 @@ def test_every_photo_gets_a_folder_of_its_own_inside_out() -> None:
     assert len(set(folders)) == len(names)
     assert {folder.parent for folder in folders} == {Path("out")}
     assert [folder.name for folder in folders] == ["x", "x-2", "x-2-2", "x-3", "photo", "y"]
+
+
+def test_outputs_of_other_tools_join_a_run_from_files_folders_and_zips(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", num_candidates=2, size=128)
+    outputs = tmp_path / "outputs"
+    outputs.mkdir()
+    for name, side in (("sharp", 96), ("soft", 32), ("packed", 48)):
+        pixels = resize_clamped(resize_clamped(photo_pixels(128), side, side), 128, 128)
+        write_image(outputs / f"{name}.png", pixels, format="png")
+    with zipfile.ZipFile(tmp_path / "more.zip", "w") as archive:
+        archive.write(outputs / "packed.png", "tool/packed.png")
+    (outputs / "packed.png").unlink()
+    torch.manual_seed(0)
+    save_file(
+        Compact(num_in_ch=3, num_out_ch=3, num_feat=8, num_conv=1, upscale=2).state_dict(),
+        tmp_path / "tiny.safetensors",
+    )
+    done = sr("join", run.folder, outputs, tmp_path / "more.zip", "--model", tmp_path / "tiny.safetensors")
+    assert done.returncode == 0, done.stderr
+    joined = Run.open(run.folder)
+    assert [r.source for r in joined.candidates] == [None, None, "sharp", "soft", "packed", "tiny"]
+    lines = [line.split() for line in done.stdout.splitlines() if line.startswith("rank")]
+    assert [(int(words[1]), words[-1]) for words in lines] == [(record.rank, record.file) for record in joined.ranked]
+    again = sr("join", run.folder, outputs / "soft.png")
+    assert "soft has the same pixels as soft and was not joined again" in again.stderr
+    for arguments, words in (((), "must be an image"), ((tmp_path / "tiny.safetensors",), "tiny.safetensors must be")):
+        refused = sr("join", run.folder, *arguments)
+        assert refused.returncode == 2
+        assert words in errors_of(refused)[0]
+    assert Run.open(run.folder) == joined

@@ -63,7 +63,7 @@ def render_runs(store: VisitStore, visit: Visit) -> str:
 def _row(visit: Visit, listed: Listed) -> str:
     run, run_id = listed.run, escape(listed.run_id)
     name = str(run.values["input"]["name"])
-    facts = list(_facts(run))
+    facts = [*_facts(run), *([] if listed.is_own else ["opened by its link"])]
     now = ' aria-current="true"' if listed.on_screen else ""
     badge = '<span class="sr-run-now">on screen</span>' if listed.on_screen else ""
     words = " ".join((name, *facts)).casefold()

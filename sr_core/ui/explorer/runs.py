@@ -15,7 +15,7 @@ import gradio as gr
 from sr_core.archives import MAX_MEMBERS, read_archive, write_archive
 from sr_core.backbones.spandrel_model import SUFFIXES
 from sr_core.errors import InputError
-from sr_core.joining import Joined, Member, join_baseline, join_images, part
+from sr_core.joining import Joined, collect_members, join_baseline, join_images, part
 from sr_core.runs import Run, new_run_id
 from sr_core.ui.explorer.run_list import owns, render_members, render_runs
 from sr_core.ui.explorer.section import HEAVY, LIGHT
@@ -23,7 +23,6 @@ from sr_core.ui.pictures import file_url
 from sr_core.ui.theme import static_text
 from sr_core.ui.visits import Shown, Visit, VisitStore, job_of
 from sr_core.ui.words import in_words
-from sr_core.unpacking import unpack_images
 
 MAX_REMEMBERED = 200
 _IMAGE_TYPES = ["image", ".heic", ".heif", ".avif", ".tif", ".tiff", ".bmp", ".zip"]
@@ -137,7 +136,8 @@ class RunsSection:
 
     def join(self, files: Files, request: gr.Request) -> list[Any]:
         """Let images, or those of an archive, join the run on screen."""
-        with self._own_run(request) as (visit, shown, run), _members_of(_paths(files), visit.folder) as members:
+        with self._own_run(request) as (visit, shown, run), TemporaryDirectory(dir=visit.folder) as unpacked:
+            members = collect_members(_paths(files), Path(unpacked))
             return self._joined(visit, shown, join_images(run, members))
 
     def restore(self, weights: str | None, request: gr.Request, progress: gr.Progress = gr.Progress()) -> list[Any]:
@@ -220,7 +220,7 @@ class RunsSection:
 
     @contextmanager
     def _own_run(self, request: gr.Request) -> Iterator[tuple[Visit, Shown, Run]]:
-        """Yield the run on screen and what may be changed: a copy where it came by a link, so that its maker keeps his."""
+        """Yield the run on screen and what may be changed: a copy where it came by a link."""
         visit = self._visit(request)
         with in_words(), visit.working():
             shown = visit.on_screen
@@ -275,23 +275,3 @@ def _said(words: str, notes: Sequence[str] = ()) -> str:
 
 def _paths(files: Files) -> list[Path]:
     return [Path(file) for file in ([files] if isinstance(files, str) else files or ())]
-
-
-@contextmanager
-def _members_of(paths: Sequence[Path], folder: Path) -> Iterator[list[Member]]:
-    """Yield the files that are to join; archives are unpacked for as long as the block lasts."""
-    members = []
-    with TemporaryDirectory(prefix="incoming-", dir=folder) as incoming:
-        for number, path in enumerate(paths):
-            if path.suffix.lower() != ".zip":
-                members.append(Member(path, path.stem))
-                continue
-            place = Path(incoming) / str(number)
-            place.mkdir()
-            images = unpack_images(path, place)
-            stems = [Path(image.label).name for image in images]
-            for image, stem in zip(images, stems, strict=True):
-                members.append(Member(place / image.name, stem if stems.count(stem) == 1 else image.label))
-        if not members:
-            raise InputError("there must be at least one image")
-        yield members
