@@ -172,8 +172,10 @@ def _order(run: WeighedRun, top: int) -> tuple[list[CandidateRecord], list[Candi
 
 
 def _axis(records: Sequence[CandidateRecord]) -> list[str]:
-    """Return the labels of candidates; what a stranger named is shortened and plain."""
+    """Return the labels of candidates, with rewards where few; what a stranger named is shortened and plain."""
     names = [r.name if len(r.name) <= LABEL_LENGTH else f"{r.name[: LABEL_LENGTH - 1]}\u2026" for r in records]
+    if len(records) > ROOMY:
+        return [escape(name) for name in names]
     return [f"{escape(name)}<br>{record.reward:.3f}" for name, record in zip(names, records, strict=True)]
 
 
@@ -207,7 +209,13 @@ def heat_map(view: View) -> dict[str, Any]:
         height=140 + 52 * max(2, view.settings.top),
         annotations=_printed(values, texts, size=14 if view.settings.top <= ROOMY else 11),
         xaxis={"title": "Loser, worst first", "tickvals": ticks, "ticktext": _axis(losers), "side": "top", **hidden},
-        yaxis={"title": "Winner", "tickvals": ticks, "ticktext": _axis(winners), "autorange": "reversed", **hidden},
+        yaxis={
+            "title": {"text": "Winner", "standoff": 14},
+            "tickvals": ticks,
+            "ticktext": _axis(winners),
+            "autorange": "reversed",
+            **hidden,
+        },
         margin={"t": 72, "b": 8},
         uirevision="pairs",
     )
