@@ -110,7 +110,7 @@ def _accuracy(found: Sequence[Agreement]) -> dict[str, Any] | None:
         names, shares, [float(a.accuracy.low or 0) for a in decided], [float(a.accuracy.high or 0) for a in decided]
     )
     figure.update_layout(
-        xaxis={"range": [0, 1], "title": {"text": "Share of decided pairs where it prefers what people chose"}},
+        xaxis={"range": [0, 1], "title": {"text": "Accuracy on decided pairs"}},
         shapes=[_line(0.5)],
         uirevision="accuracy",
     )
@@ -132,10 +132,10 @@ def _accuracy(found: Sequence[Agreement]) -> dict[str, Any] | None:
         title="Agreement with the votes",
         summary=f"{names[best]} agrees most often: {shares[best]:.2f} of {decided[best].accuracy.num} decided pairs.",
         table=table,
-        note="Bars are 95 % Wilson intervals; the line at 0.5 is a coin. Ties and ballots with nothing good are left "
-        "out of the accuracy; a score that gives both sides the same value is not right. The reward is the one at the "
-        "slider's present place. Five pairs from one ballot of four are not independent: their interval is a little "
-        "too narrow.",
+        note="The share of decided pairs where the score prefers what people chose, with 95 % Wilson intervals; the "
+        "line at 0.5 is a coin. Ties and ballots with nothing good are left out; a score that gives both sides the same "
+        "value is not right. The reward is the one at the slider's present place. Five pairs from one ballot of four "
+        "are not independent: their interval is a little too narrow.",
     )
 
 
@@ -193,9 +193,7 @@ def _strengths(judged: Sequence[tuple[Run, Sequence[JudgedPair]]], scope: str) -
 
 def _strength_chart(names: Sequence[str], found: Sequence[Strength], scope: str) -> dict[str, Any]:
     figure = _points(names, [s.value for s in found], [s.low for s in found], [s.high for s in found])
-    figure.update_layout(
-        xaxis={"title": {"text": "Strength, log odds against the average"}}, shapes=[_line(0)], uirevision="strengths"
-    )
+    figure.update_layout(xaxis={"title": {"text": "Strength, log odds"}}, shapes=[_line(0)], uirevision="strengths")
     table = pd.DataFrame(
         {
             "Strength": [s.value for s in found],

@@ -43,7 +43,8 @@ function layout() {
   if (!hasBallot() || !first || !first.clientWidth) return;
   const columns = getComputedStyle(panes).gridTemplateColumns.split(" ").length;
   const rows = Math.ceil(shown.pictures.length / columns);
-  const room = window.innerHeight * (rows === 1 ? 0.6 : 0.29);
+  // Two below each other leave room for the answers on a phone.
+  const room = window.innerHeight * (rows === 1 ? 0.6 : columns === 1 ? 0.24 : 0.29);
   const tall = Math.round(clamp(first.clientWidth * shown.height / shown.width, 150, Math.max(150, room)));
   for (const frame of frames()) frame.style.height = tall + "px";
   const scale = view.scale ?? fitScale(first), width = shown.width * scale, height = shown.height * scale;
