@@ -150,7 +150,7 @@ def weights_chart(frequency: Numbers, weights: Numbers, exponent: float | int) -
         mode="lines", hovertemplate="%{x:.4f} cycles per output pixel: weight %{y:.4g}<extra></extra>",
     )  # fmt: skip
     figure.update_layout(height=360, uirevision="weights", legend=LEGEND)
-    figure.update_xaxes(title="Frequency, cycles per output pixel")
+    figure.update_xaxes(title="Cycles per output pixel")
     figure.update_yaxes(type="log", title={"text": "Weight", "standoff": 8}, exponentformat="power", dtick=1)
     table = pd.DataFrame({"Weight": weights}, index=pd.Index([f"{f:.4f}" for f in frequency], name="Frequency"))
     summary = (
@@ -176,7 +176,7 @@ def bands_chart(bands: PairBands, winner: str, loser: str, exponent: float | int
             hovertemplate=f"%{{customdata}}: %{{y:.4g}}<extra>{escape(name)}</extra>",
         )  # fmt: skip
     figure.update_layout(height=400, barmode="group", bargap=0.15, uirevision="bands", legend=LEGEND)
-    figure.update_xaxes(title="Frequency, cycles per output pixel")
+    figure.update_xaxes(title="Cycles per output pixel")
     figure.update_yaxes(title={"text": "Loser minus winner", "standoff": 8}, exponentformat="power", showexponent="all")
     table = pd.DataFrame({PLAIN: bands.plain, _sobolev_name(exponent): bands.sobolev}, index=spans)
     table.loc["All bands"] = [bands.plain.sum(), bands.sobolev.sum()]
@@ -245,7 +245,7 @@ def _figure(view: View, traces: list[dict[str, Any]]) -> go.Figure:
     ticks = [tick for tick in TICKS if low / 1.3 <= tick <= high * 1.1]
     axis = {
         "type": "log",
-        "title": {"text": f"Frequency, cycles per {UNITS[view.unit]}"},
+        "title": {"text": f"Cycles per {UNITS[view.unit]}"},
         "tickvals": ticks,
         "ticktext": [f"{tick:g}" for tick in ticks],
         "tickangle": 0,
