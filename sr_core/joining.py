@@ -216,12 +216,12 @@ def _newcomer_of(member: Member, decoded: Decoded) -> _Newcomer:
 
 
 def _bled(pixels: Array, alpha: Array) -> Array:
-    kind = np.uint8 if pixels.dtype == np.uint8 else np.uint16
-    levels = np.iinfo(kind).max
+    levels = np.iinfo(pixels.dtype).max
     colours = torch.from_numpy(pixels.astype(np.float32)).div_(levels).permute(2, 0, 1)[None]
     opacity = torch.from_numpy(alpha.astype(np.float32)).div_(np.iinfo(alpha.dtype).max)[None, None]
     bled = bleed_colour(colours, opacity)[0].permute(1, 2, 0).numpy()
-    return np.floor(bled.astype(np.float64) * levels + 0.5).astype(kind)
+    rounded = np.floor(bled.astype(np.float64) * levels + 0.5)
+    return rounded.astype(np.uint8) if pixels.dtype == np.uint8 else rounded.astype(np.uint16)
 
 
 def _admit(run: Run, newcomers: Sequence[_Newcomer]) -> Joined:

@@ -44,4 +44,6 @@ def upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
 
 def eight_bits(pixels: Array) -> NDArray[np.uint8]:
     """Return samples in 8 bits: rounded to the nearest of them where they have 16."""
-    return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8) if pixels.dtype == np.uint16 else pixels
+    if pixels.dtype == np.uint16:
+        return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    return np.asarray(pixels, dtype=np.uint8)
