@@ -62,14 +62,15 @@ def build_page(store: VisitStore) -> gr.Blocks:
                 with gr.Column(elem_id="sr-main"):
                     results = _result_side()
             with gr.Tab("Explore", id="explore", elem_id="sr-tab-explore") as explore:
-                Explore(store).build(explore)
+                behind = Explore(store)
+                behind.build(explore)
             views = {section.name: _section_tab(store, section) for section in PAGES}
         _wire(events, saved, inputs, results)
         restore.select(events.back, None, [results["taste"], *results["panel"]], **LIGHT)
         seen = gr.BrowserState(None, storage_key=RUNS_KEY, secret=STORAGE_SECRET)
         changed = [page.load, results["link"].change, views["runs"][0].change]
         gr.on(changed, events.remember, seen, seen, **LIGHT)
-        page.load(events.open, None, results["panel"], show_progress="hidden", api_visibility="private")
+        behind.follow(page.load(events.open, None, results["panel"], show_progress="hidden", api_visibility="private"))
         page.unload(events.leave)
         _endpoints(store)
     return page

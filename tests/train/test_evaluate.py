@@ -7,7 +7,6 @@ import torch
 from train.evaluate import (
     detailed_blocks,
     gates,
-    interval,
     noise_control,
     psnr,
     seed_psnr,
@@ -95,13 +94,6 @@ def test_st_lpips_fails_only_where_the_whole_interval_is_worse() -> None:
         for unit in made:
             unit["head"]["st_lpips"] = unit["prior"]["st_lpips"] + shift
         assert gates(made)["st_lpips_not_worse_than_prior"]["holds"] is holds
-
-
-def test_an_interval_holds_the_mean_and_narrows_with_more_photos() -> None:
-    random = np.random.default_rng(0)
-    few, many = (interval(random.normal(1, 1, count)) for count in (20, 2000))
-    assert few[1] < few[0] < few[2]
-    assert many[2] - many[1] < (few[2] - few[1]) / 5
 
 
 def test_detailed_blocks_are_the_quarter_with_most_variance() -> None:

@@ -60,12 +60,17 @@ class Explore:
             visit.rank_by(1 - taste / 100)
             return refreshed(visit)
 
+        self._refresh, self._outputs = refresh, outputs
         tab.select(refresh, None, outputs, **LIGHT)
         switcher.input(switch, switcher, outputs, **LIGHT)
         comparer.open_run(open_pinned, None, outputs, **LIGHT)
         taste.input(rank, taste, outputs, trigger_mode="always_last", **LIGHT)
         for section, view, widgets in zip(self._sections, tabs, filled, strict=True):
             view.select(self._opener(section), None, widgets, **LIGHT)
+
+    def follow(self, event: Any) -> None:  # noqa: ANN401 - Gradio's dependencies have no public type
+        """Refresh the tab once an event has changed what is on screen, for those who opened it before."""
+        event.then(self._refresh, None, self._outputs, **LIGHT)
 
     def _opener(self, section: Section) -> Any:  # noqa: ANN401 - Gradio reads its signature
         def open_view(request: gr.Request) -> Any:  # noqa: ANN401 - one value, or a list of several
