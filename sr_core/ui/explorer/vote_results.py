@@ -134,8 +134,8 @@ def _accuracy(found: Sequence[Agreement]) -> dict[str, Any] | None:
         table=table,
         note="The share of decided pairs where the score prefers what people chose, with 95 % Wilson intervals; the "
         "line at 0.5 is a coin. Ties and ballots with nothing good are left out; a score that gives both sides the "
-        "same value is not right. The reward is the one at the slider's present place. Five pairs from one ballot of four "
-        "are not independent: their interval is a little too narrow.",
+        "same value is not right. The reward is the one at the slider's present place. Five pairs from one ballot of "
+        "four are not independent: their interval is a little too narrow.",
     )
 
 
