@@ -70,7 +70,7 @@ def above_map(shown: Shown, picture_id: str) -> dict[str, Any]:
 
 def levels_of(picture: RunPicture) -> Float[torch.Tensor, "3 h w"]:
     """Return a picture in 8-bit levels."""
-    return torch.from_numpy(local_pixels(picture.path)).permute(2, 0, 1).float()
+    return torch.from_numpy(local_pixels(picture.path).astype(np.float32)).permute(2, 0, 1)
 
 
 def write_levels(path: Path, levels: Float[ndarray, "h w"]) -> None:
