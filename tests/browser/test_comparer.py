@@ -367,3 +367,16 @@ def test_a_pin_names_the_twin_of_a_seed(browser: Browser, page: Page, opened: Op
     label = "Candidate 1, seed 0, drawn by SFT, before preference training"
     expect(with_twins.locator(".sr-cmp-canvas-left")).to_have_attribute("aria-label", label)
     with_twins.context.close()
+
+
+def test_a_pin_opens_a_picture_of_another_run_of_the_visit(page: Page, opened: Opened) -> None:
+    other = str(opened.runs[1].values["id"])
+    page.locator("#sr-tab-runs-button").click()
+    page.locator(f'button[data-action="open"][data-run="{other}"]').click()
+    page.locator("#sr-tab-explore-button").click()
+    expect(page.locator('.sr-cmp-right option[value="before-0"]')).to_have_count(1)
+    detail = {"left": "reference", "right": "candidate-3", "run": "001-opened"}
+    page.evaluate("detail => window.dispatchEvent(new CustomEvent('sr-pin', {detail}))", detail)
+    page.locator('.sr-cmp-stage[data-ready="yes"][data-pins="reference candidate-3"]').wait_for()
+    expect(page.locator('.sr-cmp-right option[value="before-0"]')).to_have_count(0)
+    expect(page.locator("#sr-explore-run input")).to_have_value("1. bluebird.png")
