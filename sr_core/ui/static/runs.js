@@ -42,7 +42,9 @@ function render() {
 function ask(button) {
   const actions = button.closest(".sr-run-actions");
   const kept = Array.from(actions.children);
+  const leave = (event) => { if (event.key === "Escape") back(); };
   const back = () => {
+    actions.removeEventListener("keydown", leave);
     actions.replaceChildren(...kept);
     button.focus();
   };
@@ -57,7 +59,7 @@ function ask(button) {
   no.textContent = "Keep";
   no.addEventListener("click", back);
   actions.replaceChildren(words, yes, no);
-  actions.addEventListener("keydown", (event) => { if (event.key === "Escape") back(); }, { once: true });
+  actions.addEventListener("keydown", leave);
   no.focus();
 }
 
