@@ -135,6 +135,7 @@ class PageEvents:
         """Rank again by the slider, from 0, faithful, to 100, vivid; nothing is drawn."""
         visit = self._visit(request)
         visit.rank_by(1 - taste / 100)
+        self._store.keep_order(visit)
         return show(visit)
 
     def pick(self, event: gr.EventData, request: gr.Request) -> tuple[Any, Any]:
@@ -144,19 +145,21 @@ class PageEvents:
         panel = show(visit)
         return panel.grid, panel.viewer
 
-    def open(self, request: gr.Request) -> Panel:
-        """Show the run that the address names, if it names one."""
+    def open(self, request: gr.Request) -> tuple[Any, ...]:
+        """Show the run that the address names, if it names one, with the slider where it stood."""
         visit, run_id = self._visit(request), request.query_params.get("run")
         if run_id:
             try:
                 visit.open_run(self._store.library, run_id)
             except InputError as error:
                 gr.Warning(str(error), title="Nothing to open")
-        return show(visit)
+        return self._shown(visit)
 
     def back(self, request: gr.Request) -> tuple[Any, ...]:
         """Show what other tabs have changed: the run on screen and the slider."""
-        visit = self._visit(request)
+        return self._shown(self._visit(request))
+
+    def _shown(self, visit: Visit) -> tuple[Any, ...]:
         return (round(100 * (1 - visit.fidelity_weight)), *show(visit))
 
     def remember(self, stored: list[Any] | None, request: gr.Request) -> list[list[str]]:
@@ -188,7 +191,7 @@ class PageEvents:
             shown, record = visit.require()
             job = settings.job()
             return write_candidate(
-                shown.run, record, _save_folder(visit), format=format, bit_depth=shown.job.bit_depth,
+                shown.run, record, visit.new_download_folder(), format=format, bit_depth=shown.job.bit_depth,
                 dpi=job.dpi, keep_gps=job.keep_gps,
             )  # fmt: skip
 
@@ -197,7 +200,7 @@ class PageEvents:
     def save_run(self, request: gr.Request) -> dict[str, str]:
         """Pack the run on screen and hand its address to the browser."""
         visit = self._visit(request)
-        return _offer(lambda: write_archive(visit.require()[0].run, _save_folder(visit)))
+        return _offer(lambda: write_archive(visit.require()[0].run, visit.new_download_folder()))
 
     def apply_preset(self, name: str, saved: dict[str, Any] | None, *values: WidgetValue) -> list[Any]:
         """Set the widgets as a preset has them."""
@@ -231,10 +234,6 @@ def _preset_of(settings: Settings, saved: dict[str, Any] | None) -> str | None:
         if settings.with_preset(changes) == settings:
             return name
     return YOURS if saved and settings.with_preset(saved) == settings else None
-
-
-def _save_folder(visit: Visit) -> Path:
-    return visit.folder / "downloads" / str(time.time_ns())
 
 
 def _offer(write: Callable[[], Path]) -> dict[str, str]:

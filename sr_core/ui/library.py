@@ -89,6 +89,11 @@ class RunLibrary:
         self._touch(self.root / run_id)
         return Run.open(folder)
 
+    def rerank(self, run_id: str, fidelity_weight: float | int) -> None:
+        """Rank a kept run anew; nothing happens where it is not here."""
+        if self.holds(run_id):
+            Run.open(self.root / run_id).reranked(float(fidelity_weight)).save()
+
     def delete(self, run_id: str) -> None:
         """Delete a kept run at once; its link opens nothing any more."""
         if self.holds(run_id):

@@ -14,7 +14,7 @@ from sr_core.ui.api import make_upscale, score
 from sr_core.ui.events import PageEvents
 from sr_core.ui.examples import render_examples
 from sr_core.ui.explorer.explore import Explore
-from sr_core.ui.explorer.section import COMPUTE, LIGHT, Section
+from sr_core.ui.explorer.section import COMPUTE, FILES, LIGHT, Section
 from sr_core.ui.explorer.sections import PAGES
 from sr_core.ui.grid import EMPTY
 from sr_core.ui.plans import Plan, describe_plan
@@ -36,7 +36,8 @@ _ENDS = """
 <span><strong>Vivid</strong> pleasing by itself</span></p>
 """
 _SHOW_RESULTS = """() => {
-  if (window.innerWidth <= 860) document.querySelector("#sr-main").scrollIntoView({behavior: "smooth"});
+  const behavior = matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth";
+  if (window.innerWidth <= 860) document.querySelector("#sr-main").scrollIntoView({behavior});
 }"""
 _REFERENCE = """
 <p class="sr-field"><strong>Reference</strong> If you have the true photo at the output's size,
@@ -70,7 +71,8 @@ def build_page(store: VisitStore) -> gr.Blocks:
         seen = gr.BrowserState(None, storage_key=RUNS_KEY, secret=STORAGE_SECRET)
         changed = [page.load, results["link"].change, views["runs"][0].change]
         gr.on(changed, events.remember, seen, seen, **LIGHT)
-        behind.follow(page.load(events.open, None, results["panel"], show_progress="hidden", api_visibility="private"))
+        opened = [results["taste"], *results["panel"]]
+        behind.follow(page.load(events.open, None, opened, show_progress="hidden", api_visibility="private"))
         page.unload(events.leave)
         _endpoints(store)
     return page
@@ -234,8 +236,8 @@ def _wire(events: PageEvents, saved: gr.BrowserState, i: dict[str, Any], r: dict
     r["taste"].input(events.rank, r["taste"], r["panel"], trigger_mode="always_last", **light)
     r["grid"].click(events.pick, None, [r["grid"], r["viewer"]], **light)
     r["switcher"].input(events.switch, r["switcher"], r["panel"], **light)
-    r["save_candidate"].click(events.save_candidate, [r["format"], *fields], r["save"], **light)
-    r["save_run"].click(events.save_run, None, r["save"], **light)
+    r["save_candidate"].click(events.save_candidate, [r["format"], *fields], r["save"], **FILES)
+    r["save_run"].click(events.save_run, None, r["save"], **FILES)
 
 
 def _endpoints(store: VisitStore) -> None:

@@ -23,6 +23,8 @@ CLOSED_S = 300.0
 """Time in which a page that lost its connection may come back to its runs."""
 MAX_RUNS = 24
 """Runs that one visit keeps; the oldest are deleted."""
+MAX_DOWNLOADS = 4
+"""Folders of each kind of file made for a visitor that one visit keeps; the oldest are deleted."""
 
 
 def job_of(run: Run) -> Job:
@@ -101,8 +103,12 @@ class Visit:
     forgotten: set[str] = field(default_factory=set)
     """Ids of runs that were taken off its list."""
     busy: bool = False
+    leaving: set[str] = field(default_factory=set)
+    """Ids of runs to drop once the work that may read them ends."""
     last_seen: float = 0.0
     _count: int = 0
+    _lock: threading.RLock = field(default_factory=threading.RLock)
+    """Held while runs are stored, ranked or taken away: a running job and the slider do so at the same time."""
 
     def new_folder(self, photo: Path) -> Path:
         """Return a fresh folder for the run of a photo."""
@@ -110,46 +116,71 @@ class Visit:
         stem = re.sub(r"[^\w.-]+", "_", photo.stem).strip("._")[:60] or "photo"
         return self.folder / f"{self._count:03d}-{stem}"
 
+    def new_download_folder(self, kind: str = "downloads") -> Path:
+        """Return a fresh folder for a file that is made for the visitor; only the last of a kind stay."""
+        with self._lock:
+            self._count += 1
+            folder = self.folder / kind / f"{self._count:08d}"
+            folder.mkdir(parents=True)
+            for old in sorted(folder.parent.iterdir())[:-MAX_DOWNLOADS]:
+                shutil.rmtree(old, ignore_errors=True)
+            return folder
+
     def put(self, run: Run, job: Job, message: str) -> Shown:
-        """Store a run, or a newer state of one, ranked by the slider's last word."""
-        if run.values.get("fidelity_weight") != self.fidelity_weight:
-            run = run.reranked(self.fidelity_weight)
-        for place, shown in enumerate(self.shown):
-            if shown.run.folder == run.folder:
-                shown.run, shown.message = run, message
-                self.current = place
-                return shown
-        while len(self.shown) >= MAX_RUNS:
-            oldest = self.shown.pop(0)
-            shutil.rmtree(oldest.run.folder, ignore_errors=True)
-            shutil.rmtree(oldest.view_folder, ignore_errors=True)
-        self.shown.append(Shown(run=run, job=job, message=message))
-        self.current, self.picked = len(self.shown) - 1, None
-        return self.shown[-1]
+        """Store a run, or a newer state of one, ranked by the slider's last word; only a new one takes the screen."""
+        with self._lock:
+            if run.values.get("fidelity_weight") != self.fidelity_weight:
+                run = run.reranked(self.fidelity_weight)
+            for shown in self.shown:
+                if shown.run.folder == run.folder:
+                    shown.run, shown.message = run, message
+                    return shown
+            while len(self.shown) >= MAX_RUNS:
+                oldest = self.shown.pop(0)
+                shutil.rmtree(oldest.run.folder, ignore_errors=True)
+                shutil.rmtree(oldest.view_folder, ignore_errors=True)
+            self.shown.append(Shown(run=run, job=job, message=message))
+            self.current, self.picked = len(self.shown) - 1, None
+            return self.shown[-1]
 
     def show_run(self, key: str) -> Shown:
         """Put another run on screen; raises InputError if it is not here any more."""
-        for place, shown in enumerate(self.shown):
-            if shown.key == key:
-                self.current, self.picked = place, None
-                return shown
+        with self._lock:
+            for place, shown in enumerate(self.shown):
+                if shown.key == key:
+                    self.current, self.picked = place, None
+                    return shown
         raise InputError("that run is not here any more")
 
     def open_run(self, library: RunLibrary, run_id: str) -> Shown:
         """Put a kept run on screen, as it is here already or copied from the library.
 
+        The first run of a visit brings its place of the slider, so that it opens as it was ranked.
         Raises InputError if it is not there any more.
         """
-        for shown in self.shown:
-            if shown.run.values.get("id") == run_id:
-                return self.show_run(shown.key)
-        self._count += 1
-        run = library.open(run_id, self.folder / f"{self._count:03d}-opened")
-        self.opened.add(run_id)
-        return self.put(run, job_of(run), "opened")
+        with self._lock:
+            for shown in self.shown:
+                if shown.run.values.get("id") == run_id:
+                    return self.show_run(shown.key)
+            self._count += 1
+            run = library.open(run_id, self.folder / f"{self._count:03d}-opened")
+            if not self.shown:
+                self.fidelity_weight = run.values["fidelity_weight"]
+            self.opened.add(run_id)
+            return self.put(run, job_of(run), "opened")
 
     def drop_run(self, run_id: str) -> None:
-        """Forget a run and delete this visit's files of it; the run on screen stays, if it is another one."""
+        """Forget a run and delete this visit's files of it; the run on screen stays, if it is another one.
+
+        While the visit works on something, that waits until the work ends.
+        """
+        with self._lock:
+            if self.busy:
+                self.leaving.add(run_id)
+            else:
+                self._drop(run_id)
+
+    def _drop(self, run_id: str) -> None:
         current = self.on_screen
         for shown in [shown for shown in self.shown if shown.run.values.get("id") == run_id]:
             self.shown.remove(shown)
@@ -179,9 +210,10 @@ class Visit:
 
     def rank_by(self, fidelity_weight: float) -> None:
         """Rank every run anew from the scores that it has; nothing is drawn."""
-        self.fidelity_weight = fidelity_weight
-        for shown in self.shown:
-            shown.run = shown.run.reranked(fidelity_weight)
+        with self._lock:
+            self.fidelity_weight = fidelity_weight
+            for shown in self.shown:
+                shown.run = shown.run.reranked(fidelity_weight)
 
     def require(self) -> tuple[Shown, CandidateRecord]:
         """Return the run and candidate on screen; raises InputError if there is none."""
@@ -192,13 +224,17 @@ class Visit:
     @contextmanager
     def working(self) -> Iterator[None]:
         """Keep the folder while a run goes on; one run at a time. Raises InputError if one goes on already."""
-        if self.busy:
-            raise InputError("this page restores a photo already; stop it or wait for it")
-        self.busy = True
+        with self._lock:
+            if self.busy:
+                raise InputError("this page restores a photo already; stop it or wait for it")
+            self.busy = True
         try:
             yield
         finally:
-            self.busy = False
+            with self._lock:
+                self.busy = False
+                while self.leaving:
+                    self._drop(self.leaving.pop())
 
 
 class VisitStore:
@@ -234,6 +270,13 @@ class VisitStore:
             if visit is not None:
                 visit.stop.set()
                 visit.last_seen = self._clock() - self._idle_s + self._closed_s
+
+    def keep_order(self, visit: Visit) -> None:
+        """Let the link of the run on screen open it as it is ranked now, if this visit made it."""
+        shown = visit.on_screen
+        run_id = None if shown is None else shown.run.values.get("id")
+        if run_id is not None and run_id not in visit.opened:
+            self.library.rerank(run_id, visit.fidelity_weight)
 
     def delete_run(self, run_id: str) -> None:
         """Delete a run for everyone at once: its files, its link, and the copies that other pages have open."""

@@ -44,6 +44,8 @@ def page(browser: Browser, opened: Opened) -> Iterator[Page]:
 def explore(page: Page) -> None:
     page.locator("#sr-tab-explore-button").click()
     expect(page.locator("#sr-explore-head")).to_be_visible()
+    expect(page.locator("#sr-ranking-lead")).to_contain_text("has the highest reward")
+    page.wait_for_timeout(300)
 
 
 def seeds(page: Page) -> list[str]:
@@ -87,6 +89,30 @@ def test_the_slider_of_one_tab_is_the_slider_of_the_other(page: Page, opened: Op
         assert seeds(page) == names(opened.runs[0].reranked(weight))
         expect(page.locator("#sr-taste-slider input[type=range]")).to_have_value(str(round(100 * (1 - weight))))
         explore(page)
+
+
+def test_the_slider_keeps_up_with_fast_keys(page: Page, opened: Opened) -> None:
+    explore(page)
+    slider = page.locator("#sr-explore-taste input[type=range]")
+    slider.focus()
+    page.keyboard.press("Home")
+    for _ in range(12):
+        page.keyboard.press("ArrowRight")
+        page.wait_for_timeout(40)
+    expect(slider).to_have_value("60")
+    best = opened.runs[0].reranked(0.4).ranked[0]
+    expect(page.locator("#sr-ranking-lead")).to_contain_text(f"{best.reward:.3f}")
+    page.wait_for_timeout(600)
+    expect(slider).to_have_value("60")
+
+
+def test_a_link_opens_the_order_that_its_maker_left(browser: Browser, opened: Opened, page: Page) -> None:
+    run = opened.runs[0]
+    other = open_page(browser, opened.link(run))
+    expect(other.locator(CARDS)).to_have_count(4)
+    weight = 1 - int(other.locator("#sr-taste-slider input[type=range]").input_value()) / 100
+    assert seeds(other) == names(run.reranked(weight))
+    other.context.close()
 
 
 def test_every_view_opens_and_says_something_about_the_run(page: Page) -> None:

@@ -233,7 +233,7 @@ def change_chart(run: Run, comparison: AdapterComparison | None) -> dict[str, An
     seeds = comparison.seeds
     figure = go.Figure(
         go.Bar(
-            x=[seed.name for seed in seeds],
+            x=[escape(seed.name) for seed in seeds],
             y=[seed.change for seed in seeds],
             text=[f"{seed.change:+.3f}" for seed in seeds],
             textposition="outside",
@@ -244,7 +244,7 @@ def change_chart(run: Run, comparison: AdapterComparison | None) -> dict[str, An
         )
     )
     figure.add_hline(comparison.mean_change, line_dash="dot", line_color=_NEUTRAL, line_width=2)
-    figure.update_yaxes(title=f"Reward, {after} \u2212 {before}", zeroline=True)
+    figure.update_yaxes(title=f"Reward, {escape(after)} \u2212 {escape(before)}", zeroline=True)
     figure.update_layout(showlegend=False, uirevision="audit-change", height=340)
     rising = sum(seed.change > 0 for seed in seeds)
     numbers = {before: [s.before for s in seeds], after: [s.after for s in seeds], "Change": [s.change for s in seeds]}
@@ -270,8 +270,8 @@ def curves_chart(run: Run, comparison: AdapterComparison | None) -> dict[str, An
             columns[f"{name}, {kind}"] = values
             dash = "dash" if kind == "mean" else "solid"
             figure.add_scatter(
-                x=counts, y=values, name=f"{name}, {kind}", mode="lines+markers", marker_symbol=symbol, marker_size=8,
-                line={"color": colour, "dash": dash},
+                x=counts, y=values, name=f"{escape(name)}, {kind}", mode="lines+markers", marker_symbol=symbol,
+                marker_size=8, line={"color": colour, "dash": dash},
                 hovertemplate="%{y:.4f} for %{x} drawn<extra>%{fullData.name}</extra>",
             )  # fmt: skip
     figure.update_xaxes(title="Candidates drawn, M", dtick=1)

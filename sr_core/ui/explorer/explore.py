@@ -48,17 +48,19 @@ class Explore:
 
         def switch(key: str, request: gr.Request) -> list[Any]:
             visit = self._store.visit(request.session_hash)
-            visit.show_run(key)
+            with in_words():
+                visit.show_run(key)
             return refreshed(visit)
 
         def open_pinned(event: gr.EventData, request: gr.Request) -> list[Any]:
-            with in_words():
-                return switch(str(event.run), request)
+            return switch(str(event.run), request)
 
         def rank(taste: float | int, request: gr.Request) -> list[Any]:
             visit = self._store.visit(request.session_hash)
             visit.rank_by(1 - taste / 100)
-            return refreshed(visit)
+            self._store.keep_order(visit)
+            # The slider has moved on by the time of the answer: an answer that set it would take steps back.
+            return [gr.skip()] * 4 + refreshed(visit)[4:]
 
         self._refresh, self._outputs = refresh, outputs
         tab.select(refresh, None, outputs, **LIGHT)

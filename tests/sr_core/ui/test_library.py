@@ -37,6 +37,17 @@ def test_no_other_name_opens_anything(tmp_path: Path, run: Run, name: str) -> No
     assert (run.folder / "run.json").is_file()
 
 
+def test_a_link_opens_the_last_order(tmp_path: Path, run: Run) -> None:
+    library = RunLibrary(tmp_path / "library")
+    run_id = library.keep(run)
+    library.rerank(run_id, 1)
+    opened = library.open(run_id, tmp_path / "visit")
+    assert opened.candidates == run.reranked(1.0).candidates
+    assert opened.values["fidelity_weight"] == 1.0
+    library.rerank("no-such-run-at-all-here", 0.5)
+    assert not library.holds("no-such-run-at-all-here")
+
+
 def test_a_deleted_run_is_gone_with_its_files(tmp_path: Path, run: Run) -> None:
     library = RunLibrary(tmp_path / "library")
     run_id = library.keep(run)
