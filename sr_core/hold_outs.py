@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ from sr_core.resampling import resize_clamped
 from sr_core.rewards import GroupScorer
 from sr_core.rewards.group import CONSISTENCY, Scores, ScoreTerm, normalise, score_term
 from sr_core.rewards.registry import MetricSet, Reference
-from sr_core.runs import Run
+from sr_core.runs import Run, reference_file
 from sr_core.scoring import local_pixels
 from sr_core.spectra import POWER_FLOOR, log_spectral_distance, luma, radial_mean, windowed_power
 
@@ -55,12 +54,6 @@ class HoldOuts:
 def hold_out_term(key: str) -> ScoreTerm:
     """Return how to read a hold-out's raw value."""
     return LSD_TERM if key.removeprefix(CONSISTENCY) == LSD else score_term(key)
-
-
-def reference_file(run: Run) -> Path | None:
-    """Return the reference that the run was scored with; None where there is none."""
-    found = sorted(run.folder.glob("reference.*")) if run.values.get("reference") else []
-    return found[0] if found else None
 
 
 @lru_cache(maxsize=1)

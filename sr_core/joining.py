@@ -21,7 +21,7 @@ from sr_core.images import Photo, Pixels8, read_image, read_marker, to_uint8, wr
 from sr_core.pipeline import scorer_for
 from sr_core.resampling import resize_clamped
 from sr_core.rewards.hybrid import GroupScores
-from sr_core.runs import CandidateRecord, Run, with_before_scores, with_scores
+from sr_core.runs import CandidateRecord, Run, reference_file, with_before_scores, with_scores
 from sr_core.samples import Array, eight_bits
 from sr_core.sandbox import decode_isolated
 from sr_core.scoring import local_pixels
@@ -92,16 +92,6 @@ class _Newcomer(NamedTuple):
     """What is scored: the 8-bit pixels of its file."""
     dtype: str
     write: Callable[[Path], None]
-
-
-def reference_file(run: Run) -> Path | None:
-    """Return the ground truth that a run was scored against, if it had one; raises InputError if it is gone."""
-    if not run.values.get("reference"):
-        return None
-    found = sorted(path for path in run.folder.iterdir() if path.stem == "reference")
-    if len(found) != 1:
-        raise InputError(f"{run.folder.name} must hold one file named reference, got {len(found)}")
-    return found[0]
 
 
 def input_file(run: Run) -> Path:

@@ -2,7 +2,7 @@
 
 import json
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,7 @@ class Run:
 
     @classmethod
     def open(cls, folder: Path) -> "Run":
-        """Read a run; raises InputError if the folder holds none or its file is damaged."""
+        """Read a run; raises InputError if the folder holds none, its file is damaged or a picture lies elsewhere."""
         path = folder / RUN_FILE
         try:
             values = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
@@ -87,10 +87,11 @@ class Run:
             raise InputError(f"{path} is not a run: it has no {error}") from error
         except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(f"{path} is not a run: {error}") from error
-        for file in (file for record in records for file in (record.file, record.before)):
-            if file is not None and not _inside(folder, file):
-                raise InputError(f"{path}: candidate files must lie in the run's folder, got {file!r}")
-        return cls(folder=folder, values=values, candidates=records)
+        run = cls(folder=folder, values=values, candidates=records)
+        for file in _files_of(run):
+            if file is not None and not (isinstance(file, str) and _inside(folder, file)):
+                raise InputError(f"{path}: files must lie in the run's folder, got {str(file)[:200]!r}")
+        return run
 
     def save(self) -> None:
         """Write `run.json`, whole or not at all."""
@@ -189,9 +190,37 @@ def _names(kinds: tuple[type, ...]) -> str:
     return " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
 
 
+def _references(run: Run) -> list[Path]:
+    return sorted(path for path in run.folder.iterdir() if path.stem == "reference")
+
+
+def reference_file(run: Run) -> Path | None:
+    """Return the ground truth that a run was scored against, if it had one; raises InputError if it is gone."""
+    if not run.values.get("reference"):
+        return None
+    found = _references(run)
+    if len(found) != 1:
+        raise InputError(f"{run.folder.name} must hold one file named reference, got {len(found)}")
+    return found[0]
+
+
+def _files_of(run: Run) -> Iterator[object]:
+    """Yield every picture that a run file names, None where it names none, and the reference."""
+    photo = run.values.get("input")
+    yield photo.get("file") if isinstance(photo, Mapping) else None
+    yield run.values.get("prior")
+    yield from (path.name for path in _references(run))
+    for record in run.candidates:
+        yield record.file
+        yield record.before
+
+
 def _inside(folder: Path, file: str) -> bool:
     """Return whether a stored path stays in its run's folder."""
-    return (folder / file).resolve().is_relative_to(folder.resolve())
+    try:
+        return (folder / file).resolve().is_relative_to(folder.resolve())
+    except (OSError, ValueError, RuntimeError):  # a null byte, half a character, links in a circle
+        return False
 
 
 def with_before_scores(run: Run, scores: Mapping[str, Iterable[float]], indices: Iterable[int]) -> Run:

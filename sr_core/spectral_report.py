@@ -19,10 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sr_core.errors import InputError
-from sr_core.hold_outs import reference_file
 from sr_core.images import from_uint8, read_image
 from sr_core.resampling import resize_clamped
-from sr_core.runs import Run
+from sr_core.runs import Run, reference_file
 from sr_core.scoring import local_pixels
 from sr_core.sobolev import sobolev_weights
 from sr_core.spectra import (
@@ -180,7 +179,7 @@ class _Axis(NamedTuple):
 def run_pictures(run: Run) -> dict[str, Path]:
     """Return a run's pictures by id: "input", "prior", "reference" and "candidate-<index>", those that have a file.
 
-    Raises InputError if one lies outside the run's folder.
+    Raises InputError if the reference is gone.
     """
     reference = reference_file(run)
     named = {
@@ -189,11 +188,7 @@ def run_pictures(run: Run) -> dict[str, Path]:
         "reference": None if reference is None else reference.name,
         **{f"candidate-{record.index}": record.file for record in run.candidates},
     }
-    files = {name: str(file) for name, file in named.items() if file is not None}
-    for name, file in files.items():
-        if not (run.folder / file).resolve().is_relative_to(run.folder.resolve()):
-            raise InputError(f"pictures must lie in the run's folder, got {file!r} for {name}")
-    return {name: run.folder / file for name, file in files.items()}
+    return {name: run.folder / str(file) for name, file in named.items() if file is not None}
 
 
 def centre_crop(lq_size: Size, size: Size) -> Crop:

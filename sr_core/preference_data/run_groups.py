@@ -15,7 +15,7 @@ from sr_core.preference_data.shards import Origin, ScoredGroup
 from sr_core.rewards import GroupScores
 from sr_core.rewards.group import GroupReward
 from sr_core.rewards.local_files import sha256_of
-from sr_core.runs import RUN_FILE, CandidateRecord, Run
+from sr_core.runs import RUN_FILE, CandidateRecord, Run, reference_file
 from sr_core.scoring import local_pixels
 from sr_core.tensors import Enlarged, Image
 from sr_core.tiling import TILE
@@ -54,12 +54,8 @@ def run_digest(run: Run) -> str:
 
 
 def _reference(run: Run) -> Pixels8 | None:
-    if not run.values.get("reference"):
-        return None
-    files = sorted(run.folder.glob("reference.*"))
-    if not files:
-        raise InputError(f"the run {run.folder} was scored with a reference and must hold it as reference.*")
-    return to_uint8(read_image(files[0]).pixels)
+    file = reference_file(run)
+    return None if file is None else to_uint8(read_image(file).pixels)
 
 
 def _stored_scores(run: Run) -> dict[str, list[float]]:

@@ -8,7 +8,7 @@ import torch
 from PIL import Image as PillowImage
 
 from sr_core.errors import InputError
-from sr_core.hold_outs import LSD, HoldOuts, hold_out_term, reference_file, take_hold_outs
+from sr_core.hold_outs import LSD, HoldOuts, hold_out_term, take_hold_outs
 from sr_core.images import from_uint8, to_uint8
 from sr_core.resampling import resize_clamped
 from sr_core.rewards import GroupScorer
@@ -104,11 +104,6 @@ def test_a_candidate_without_scores_has_no_row(run: Run) -> None:
     assert len(found.raw["psnr"]) == NUM_CANDIDATES
     with pytest.raises(InputError, match="scored"):
         take_hold_outs(Run(folder=run.folder, values=run.values, candidates=(bare,)))
-
-
-def test_a_reference_counts_where_the_run_says_so(run: Run) -> None:
-    assert reference_file(run) == run.folder / "reference.png"
-    assert reference_file(without_reference(run)) is None
 
 
 def test_lower_spectral_distance_is_better_with_and_without_a_reference() -> None:

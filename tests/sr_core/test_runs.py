@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sr_core.errors import InputError
 from sr_core.rewards.group import hybrid_reward, score_term
-from sr_core.runs import CandidateRecord, Run, with_scores
+from sr_core.runs import CandidateRecord, Run, reference_file, with_scores
 
 SCORES = {"consistency_lpips": [0.1, 0.2, 0.3, 0.4], "niqe": [6.0, 3.0, 4.0, 5.0]}
 """The first candidate is the most faithful, the second the most vivid."""
@@ -122,20 +122,39 @@ def test_a_run_of_a_version_without_comparisons_opens(tmp_path: Path) -> None:
     assert (candidate.file, candidate.rank, candidate.before) == ("a.png", 1, None)
 
 
-@pytest.mark.parametrize("name", ["file", "before"])
-@pytest.mark.parametrize("file", ["../a.png", "/etc/passwd", "in/../../a.png", ".."])
-def test_a_path_that_leaves_the_folder_is_refused(tmp_path: Path, name: str, file: str) -> None:
-    folder = stored(tmp_path / "run", {"candidates": [record(**{name: file})]})
+def naming(kind: str, file: object) -> dict[str, Any]:
+    """Return the content of a run file that names a picture of one kind."""
+    named = {"input": {"input": {"file": file}}, "prior": {"prior": file}, "reference": {"reference": True}}
+    return {"candidates": [record(**({} if kind in named else {kind: file}))], **named.get(kind, {})}
+
+
+@pytest.mark.parametrize("kind", ["file", "before", "input", "prior"])
+@pytest.mark.parametrize("file", ["../a.png", "/etc/passwd", "in/../../a.png", "..", "a\0b"])
+def test_a_path_that_leaves_the_folder_is_refused(tmp_path: Path, kind: str, file: str) -> None:
+    folder = stored(tmp_path / "run", naming(kind, file))
     with pytest.raises(InputError, match="must lie in the run's folder"):
         Run.open(folder)
 
 
-def test_a_link_that_leaves_the_folder_is_refused(tmp_path: Path) -> None:
-    folder = stored(tmp_path / "run", {"candidates": [record(file="a.png")]})
+@pytest.mark.parametrize("kind", ["file", "before", "input", "prior", "reference"])
+def test_a_link_that_leaves_the_folder_is_refused(tmp_path: Path, kind: str) -> None:
+    folder = stored(tmp_path / "run", naming(kind, "reference.png"))
     (tmp_path / "secret").touch()
-    (folder / "a.png").symlink_to(tmp_path / "secret")
+    (folder / "reference.png").touch()
+    Run.open(folder)
+    (folder / "reference.png").unlink()
+    (folder / "reference.png").symlink_to(tmp_path / "secret")
     with pytest.raises(InputError, match="must lie in the run's folder"):
         Run.open(folder)
+
+
+def test_a_reference_counts_where_the_run_says_so_and_its_loss_is_said(tmp_path: Path) -> None:
+    run = Run.open(stored(tmp_path / "run", {"reference": True, "candidates": [record()]}))
+    with pytest.raises(InputError, match="must hold one file named reference, got 0"):
+        reference_file(run)
+    (run.folder / "reference.jpg").touch()
+    assert reference_file(run) == run.folder / "reference.jpg"
+    assert reference_file(replace(run, values={"reference": False})) is None
 
 
 def test_numbers_that_are_not_json_are_never_written(tmp_path: Path) -> None:

@@ -240,8 +240,3 @@ def test_a_picture_of_another_size_is_refused(tmp_path: Path) -> None:
     write_image(run.path(run.candidates[1]), torch.rand(1, 3, 64, 128), format="png")
     with pytest.raises(InputError, match="128 x 128"):
         spectral_report(run)
-
-
-def test_a_picture_outside_the_runs_folder_is_refused(run: Run) -> None:
-    with pytest.raises(InputError, match="folder"):
-        run_pictures(replace(run, values={**run.values, "prior": "../other/prior.png"}))

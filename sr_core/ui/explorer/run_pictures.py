@@ -7,9 +7,8 @@ from PIL import Image as PillowImage
 
 from sr_core.backbones import adapter_label
 from sr_core.errors import InputError
-from sr_core.hold_outs import reference_file
 from sr_core.images import read_image, to_uint8
-from sr_core.runs import CandidateRecord, Run
+from sr_core.runs import CandidateRecord, Run, reference_file
 from sr_core.scoring import local_pixels
 from sr_core.ui.explorer.pins import INPUT, PRIOR, REFERENCE, before_id, candidate_id
 from sr_core.ui.pictures import file_url, prepare_input
