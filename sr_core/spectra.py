@@ -213,8 +213,17 @@ def natural_amplitude(power: Float[Tensor, " k"], parts: Rings, limit: float) ->
 @lru_cache(maxsize=8)
 def beyond(size: Size, lq_size: Size, basis: Basis) -> Bool[Tensor, "h w"]:
     """Return which coefficients no picture of `lq_size` pixels holds: those at or above its Nyquist on either axis."""
-    fy, fx = (axis_frequencies(n, basis, n) >= 0.5 * m / n for n, m in zip(size, lq_size, strict=True))
+    fy, fx = (_beyond_axis(n, m, basis) for n, m in zip(size, lq_size, strict=True))
     return fy[:, None] | fx[None, :]
+
+
+def _beyond_axis(length: int, lq_length: int, basis: Basis) -> Bool[Tensor, " n"]:
+    """Return which coefficients along one axis a picture of `lq_length` pixels lacks; none where it is as long."""
+    steps = torch.arange(length)
+    if length == lq_length:
+        return torch.zeros(length, dtype=torch.bool)
+    # Whole numbers, because a frequency at the limit may be rounded below it.
+    return steps >= lq_length if basis == "dct" else 2 * torch.minimum(steps, length - steps) >= lq_length
 
 
 @lru_cache(maxsize=8)

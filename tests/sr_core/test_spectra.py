@@ -15,6 +15,7 @@ from sr_core.spectra import (
     Rings,
     axis_frequencies,
     band_energies,
+    beyond,
     dct_power,
     decibels,
     energy_beyond,
@@ -310,10 +311,24 @@ def test_a_natural_continuation_is_invention_of_zero_decibels() -> None:
     assert float(fourfold.level) == pytest.approx(10 * math.log10(4), abs=0.5)
 
 
-def test_nothing_lies_beyond_an_input_of_the_outputs_size() -> None:
-    found = invented(dct_power(noise(2, 32, 40)), (32, 40), 1.0, "dct")
+@pytest.mark.parametrize("basis", BASES)
+@pytest.mark.parametrize("size", [(32, 40), (33, 64)])
+def test_nothing_lies_beyond_an_input_of_the_outputs_size(size: tuple[int, int], basis: Basis) -> None:
+    found = invented(POWERS[basis](noise(2, *size)), size, 1.0, basis)
     assert torch.equal(found.share, torch.zeros(2, dtype=torch.float64))
     assert found.level.isnan().all()
+
+
+@pytest.mark.parametrize("basis", BASES)
+def test_what_lies_beyond_is_told_in_whole_numbers(basis: Basis) -> None:
+    """A coefficient of k half cycles (DCT) or k cycles (FFT) per side lies beyond from k = m or 2 k = m on."""
+    for length, lq_length in ((factor * n + (factor == 1), n) for n in range(2, 130) for factor in (1, 2, 3)):
+        column = beyond((length, 1), (lq_length, 1), basis)[:, 0]
+        if basis == "dct":
+            expected = [k >= lq_length for k in range(length)]
+        else:
+            expected = [2 * min(k, length - k) >= lq_length for k in range(length)]
+        assert column.tolist() == expected
 
 
 @pytest.mark.parametrize("basis", BASES)
