@@ -23,7 +23,7 @@ from sr_core.rewards.group import Scores
 FEWEST_CANDIDATES = 3
 """Below it a rank correlation says nothing."""
 FEWEST_GROUPS = 8
-"""From so many groups on whole groups are resampled; fewer say too little about other photos."""
+"""Whole groups are resampled where so many have both metrics; fewer say too little about other photos."""
 NUM_RESAMPLES = 1000
 BATCH = 250
 """Resamplings that are held in memory at once."""
@@ -52,6 +52,8 @@ class Correlation(NamedTuple):
     num_candidates: int
     """Of the groups in which it is defined, together."""
     num_groups: int
+    resampled: Resampled | None
+    """What its interval resamples: whole groups, or the candidates inside each; None where it has none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +64,6 @@ class CorrelationTable:
     keys: tuple[str, ...]
     pairs: Mapping[tuple[str, str], Correlation]
     """By (earlier key, later key), a key with itself included."""
-    resampled: Resampled
-    """What the intervals resample: whole groups, or the candidates inside each."""
     num_resamples: int
 
     def between(self, a: str, b: str) -> Correlation:
@@ -169,31 +169,40 @@ def correlate(
 ) -> CorrelationTable:
     """Return all metrics' correlations within groups, with 95 % percentile intervals of a seeded bootstrap.
 
-    Groups may have different metrics; those with fewer than three candidates are left out. The bootstrap draws whole
-    groups with replacement where there are at least eight, else candidates inside each group: then the interval tells
-    how other candidates of the same photos would do, not other photos. Resamplings without a correlation are left out.
+    Groups may have different metrics; those with fewer than three candidates are left out. For two metrics that at
+    least eight groups can compare, the bootstrap draws whole groups with replacement, else candidates inside each
+    group: then the interval tells how other candidates of the same photos would do, not other photos. Resamplings
+    without a correlation are left out.
     """
     large = [group for group in groups if len(next(iter(group.values()), ())) >= FEWEST_CANDIDATES]
     keys = tuple(dict.fromkeys(key for group in large for key in group))
     by_group = np.array([_matrix(group, keys, statistic) for group in large]).reshape(len(large), len(keys), len(keys))
     sizes = np.array([len(next(iter(group.values()))) for group in large])
     pairs_of = sizes * (sizes - 1) / 2
-    resampled: Resampled = "groups" if len(large) >= FEWEST_GROUPS else "candidates"
-    draws = np.full((len(keys), len(keys), 1), np.nan)
-    if resampled == "groups":
-        draws = _draw_groups(by_group, pairs_of, num_resamples, seed)
-    elif large:
-        draws = _draw_candidates(large, keys, pairs_of, statistic, num_resamples, seed)
+    defined = np.isfinite(by_group)
+    num_groups = defined.sum(axis=0)
+    few = (num_groups > 0) & (num_groups < FEWEST_GROUPS)
+    draws: dict[Resampled, Float[np.ndarray, "k k r"]] = {}
+    if (num_groups >= FEWEST_GROUPS).any():
+        draws["groups"] = _draw_groups(by_group, pairs_of, num_resamples, seed)
+    if few.any():
+        kept = np.flatnonzero((defined & few).any(axis=(1, 2)))
+        chosen = [large[n] for n in kept]
+        draws["candidates"] = _draw_candidates(chosen, keys, pairs_of[kept], statistic, num_resamples, seed)
     point = _pooled(by_group, pairs_of[:, None, None])
     pairs = {}
     for a, b in combinations_with_replacement(range(len(keys)), 2):
-        here = np.isfinite(by_group[:, a, b])
-        value = float(point[a, b]) if here.any() else None
-        low, high = _interval(draws[a, b]) if here.any() else (None, None)
-        pairs[keys[a], keys[b]] = Correlation(value, low, high, int(sizes[here].sum()), int(here.sum()))
-    return CorrelationTable(
-        statistic=statistic, keys=keys, pairs=pairs, resampled=resampled, num_resamples=num_resamples
-    )
+        count = int(num_groups[a, b])
+        value, low, high = None, None, None
+        resampled: Resampled = "candidates" if few[a, b] else "groups"
+        if count > 0:
+            value = float(point[a, b])
+            low, high = _interval(draws[resampled][a, b])
+        num_candidates = int(sizes[defined[:, a, b]].sum())
+        pairs[keys[a], keys[b]] = Correlation(
+            value, low, high, num_candidates, count, None if low is None else resampled
+        )
+    return CorrelationTable(statistic=statistic, keys=keys, pairs=pairs, num_resamples=num_resamples)
 
 
 def _matrix(group: Aligned, keys: Sequence[str], statistic: Statistic) -> Float[np.ndarray, "k k"]:

@@ -49,7 +49,7 @@ def test_one_group_has_scipys_correlations() -> None:
             expected = reference(signs[0] * group.raw[a], signs[1] * group.raw[b]).statistic
             assert table.between(a, b).value == pytest.approx(expected, abs=1e-12)
             assert table.between(a, b) == table.between(b, a)
-            assert table.between(a, b)[3:] == (8, 1)
+            assert table.between(a, b)[3:5] == (8, 1)
 
 
 @both
@@ -99,10 +99,10 @@ def test_an_interval_is_repeated_by_its_seed_and_contains_the_estimate(
 ) -> None:
     groups = aligned(*(group_of(100 * seed + i) for i in range(num_groups)))
     table = correlate(groups, statistic, seed=seed)
-    assert table.resampled == ("groups" if num_groups == FEWEST_GROUPS else "candidates")
     assert table.pairs == correlate(groups, statistic, seed=seed).pairs
     assert table.pairs != correlate(groups, statistic, seed=seed + 1).pairs
     for found in table.pairs.values():
+        assert found.resampled == ("groups" if num_groups == FEWEST_GROUPS else "candidates")
         assert found.low is not None
         assert found.low - 1e-12 <= found.value <= found.high + 1e-12
         assert found.low >= -1 - 1e-12
@@ -137,7 +137,7 @@ def test_a_resampling_has_scipys_correlation_of_the_drawn_candidates(resampled, 
 def test_a_metric_within_its_tolerance_has_no_order_to_agree_with(statistic: Statistic) -> None:
     flat = {"a": [1.0, 1.001, 1.002, 1.003], "b": [1.0, 2.0, 3.0, 4.0]}
     table = correlate(aligned(RankedGroup.of(flat, TERMS)), statistic)
-    assert table.between("a", "b") == (None, None, None, 0, 0)
+    assert table.between("a", "b") == (None, None, None, 0, 0, None)
     assert table.between("a", "a").value is None
     assert table.between("b", "b").value == pytest.approx(1)
     assert table.lowest is None
@@ -156,9 +156,24 @@ def test_runs_with_other_metrics_count_where_they_have_both(statistic: Statistic
     groups = aligned(group_of(0), group_of(1))
     del groups[1]["b"]
     table = correlate(groups, statistic)
-    assert table.between("a", "b")[3:] == (8, 1)
+    assert table.between("a", "b")[3:5] == (8, 1)
     assert table.between("a", "b").value == pytest.approx(STATISTICS[statistic](groups[0]["a"], groups[0]["b"]))
-    assert table.between("a", "c")[3:] == (16, 2)
+    assert table.between("a", "c")[3:5] == (16, 2)
+
+
+@both
+def test_a_metric_of_few_groups_has_the_interval_of_those_groups_alone(statistic: Statistic) -> None:
+    """However many other groups there are, they say nothing about it."""
+    groups = aligned(*(group_of(i) for i in range(FEWEST_GROUPS)))
+    for group in groups[2:]:
+        del group["c"]
+    table, alone = correlate(groups, statistic), correlate(groups[:2], statistic)
+    for key in ("a", "b", "d"):
+        found = table.between(key, "c")
+        assert found == alone.between(key, "c")
+        assert found.resampled == "candidates"
+        assert found.high - found.low > 0.2
+    assert table.between("a", "b").resampled == "groups"
 
 
 def test_a_gap_within_the_tolerance_prefers_nobody() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sr_core.disagreement import FEWEST_CANDIDATES, OUTLIER_Z, Statistic, correlate, spectrum_outliers
+from sr_core.disagreement import FEWEST_CANDIDATES, OUTLIER_Z, Correlation, Statistic, correlate, spectrum_outliers
 from sr_core.hold_outs import LSD, HoldOuts, hold_out_term, take_hold_outs
 from sr_core.rewards.group import CONSISTENCY
 from sr_core.runs import Run
@@ -56,6 +56,11 @@ def check_label(key: str) -> str:
     return label_of(key)
 
 
+def resampled_words(found: Correlation) -> str | None:
+    """Return what a correlation's interval resamples, for people; nothing where it has none."""
+    return None if found.resampled is None else {"groups": "runs", "candidates": "candidates"}[found.resampled]
+
+
 def render_checks(store: CheckStore, scope: Scope, statistic: Statistic) -> str:
     """Return the tables of hold-outs and spectrum outliers of the runs that were checked, and what is missing."""
     found = {
@@ -90,6 +95,7 @@ def _hold_outs(scope: Scope, found: Found, statistic: Statistic) -> str:
                 "to": None if agreement is None else agreement.high,
                 "Candidates": 0 if agreement is None else agreement.num_candidates,
                 "Runs": 0 if agreement is None else agreement.num_groups,
+                "Resampled": None if agreement is None else resampled_words(agreement),
                 "Puts first": "; ".join(
                     _first(scope, n, checks, key) for n, checks in found.items() if key in checks.raw
                 ),

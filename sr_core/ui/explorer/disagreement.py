@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 
 from sr_core.disagreement import (
     FEWEST_CANDIDATES,
+    FEWEST_GROUPS,
     Contested,
     CorrelationTable,
     Quarrelled,
@@ -20,7 +21,7 @@ from sr_core.disagreement import (
 )
 from sr_core.explanation import ranked_group
 from sr_core.ui.explorer.chart import SIGNED, chart_value, chart_widget
-from sr_core.ui.explorer.checks import CheckStore, render_checks
+from sr_core.ui.explorer.checks import CheckStore, render_checks, resampled_words
 from sr_core.ui.explorer.pins import INPUT, candidate_id, pin_button
 from sr_core.ui.explorer.scope import Scope, name_of, record_of
 from sr_core.ui.explorer.section import HEAVY, LIGHT
@@ -32,11 +33,6 @@ NUM_LISTED = 8
 """Contested pairs and candidates that are listed."""
 THIS, ALL = "this", "all"
 STATISTICS: dict[Statistic, str] = {"kendall": "Kendall tau-b", "spearman": "Spearman rho"}
-RESAMPLED = {
-    "groups": "whole runs are resampled, so the interval speaks for other photos like these",
-    "candidates": "candidates are resampled inside each run, so the interval speaks for other candidates of these "
-    "photos, not for other photos",
-}
 
 
 class DisagreementSection:
@@ -183,7 +179,8 @@ def _matrix(table: CorrelationTable, scope: Scope) -> dict[str, Any]:
             "1: the same order; 0: unrelated; -1: the reverse. All metrics are turned so that higher is better. "
             "A dash: undefined, a metric's spread is within its tolerance. Runs are never mixed: the mean over runs "
             f"counts, weighted by pairs of candidates. {table.num_resamples:,} resamplings (seed 0): "
-            f"{RESAMPLED[table.resampled]}."
+            f"of whole runs where {FEWEST_GROUPS} or more have both metrics, so that the interval speaks for other "
+            "photos like these; else of candidates inside each run, so that it speaks for others of the same photos."
         ),
     )
 
@@ -195,6 +192,7 @@ def _described(table: CorrelationTable, a: str, b: str) -> str:
     return (
         f"{STATISTICS[table.statistic]} {found.value:.3f}, 95 % {_interval(found.low, found.high)}"
         f"<br>{found.num_candidates} candidates in {found.num_groups} runs"
+        f", resampled: {resampled_words(found) or 'none'}"
     )
 
 
@@ -209,11 +207,12 @@ def _pair_table(table: CorrelationTable) -> pd.DataFrame:
             "to": found.high,
             "Candidates": found.num_candidates,
             "Runs": found.num_groups,
+            "Resampled": resampled_words(found),
         }
         for (a, b), found in lowest_first
         if a != b
     ]
-    columns = ["Metrics", STATISTICS[table.statistic], "95 % from", "to", "Candidates", "Runs"]
+    columns = ["Metrics", STATISTICS[table.statistic], "95 % from", "to", "Candidates", "Runs", "Resampled"]
     return pd.DataFrame(rows, columns=columns).set_index("Metrics").astype(object)
 
 
