@@ -7,6 +7,7 @@ import re
 import secrets
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -32,26 +33,33 @@ class RunLibrary:
         self.root = root
         self.keep_s = keep_s
         self._clock = clock
+        self._deleted = set[str]()
+        self._lock = threading.RLock()
+        """Held while runs come, go or are read: two pages may keep the same run, and the sweeper never rests."""
 
     def keep(self, run: Run) -> str:
         """Keep a run with its present ranking, in place of an older state of it, and return its name.
 
-        A run of an earlier version has no name yet and gets one.
+        A run of an earlier version has no name yet and gets one. What was deleted meanwhile does not come back.
         """
         run_id = run.values.get("id")
         if not isinstance(run_id, str) or _ID.fullmatch(run_id) is None:
             run_id = new_run_id()
-        self.root.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=".new-", dir=self.root))
-        _link_files(run.folder, aside)
-        replace(run, folder=aside, values={**run.values, "id": run_id}).save()
         place = self.root / run_id
-        if place.is_dir():
-            place.rename(Path(tempfile.mkdtemp(prefix=".old-", dir=self.root)) / "run")
-        aside.rename(place)
-        self._touch(place)
-        for old in self.root.glob(".old-*"):
-            shutil.rmtree(old, ignore_errors=True)
+        with self._lock:
+            if run_id in self._deleted:
+                return run_id
+            self.root.mkdir(parents=True, exist_ok=True)
+            aside = Path(tempfile.mkdtemp(prefix=".new-", dir=self.root))
+            try:
+                _link_files(run.folder, aside)
+                replace(run, folder=aside, values={**run.values, "id": run_id}).save()
+                if place.is_dir():
+                    place.rename(Path(tempfile.mkdtemp(prefix=".old-", dir=self.root)) / "run")
+                aside.rename(place)
+                self._touch(place)
+            finally:
+                self._clear_leftovers()
         return run_id
 
     def holds(self, run_id: str) -> bool:
@@ -60,9 +68,13 @@ class RunLibrary:
 
     def look(self, run_id: str) -> Run:
         """Return a kept run where it lies, to be read only; raises InputError if it is not here any more."""
+        with self._lock:
+            return Run.open(self._place(run_id))
+
+    def _place(self, run_id: str) -> Path:
         if not self.holds(run_id):
             raise InputError("that run is not here any more; a link lasts while its run is kept")
-        return Run.open(self.root / run_id)
+        return self.root / run_id
 
     def owner_key(self, run_id: str) -> str:
         """Return what the browser that made a run shows to delete it; its link alone does not allow that."""
@@ -82,27 +94,37 @@ class RunLibrary:
 
     def open(self, run_id: str, folder: Path) -> Run:
         """Put a kept run into `folder` and return it; raises InputError if it is not here any more."""
-        if not self.holds(run_id):
-            raise InputError("that run is not here any more; a link lasts while its run is kept")
-        folder.mkdir(parents=True)
-        _link_files(self.root / run_id, folder)
-        self._touch(self.root / run_id)
+        with self._lock:
+            place = self._place(run_id)
+            folder.mkdir(parents=True)
+            _link_files(place, folder)
+            self._touch(place)
         return Run.open(folder)
 
     def rerank(self, run_id: str, fidelity_weight: float | int) -> None:
         """Rank a kept run anew; nothing happens where it is not here."""
-        if self.holds(run_id):
-            Run.open(self.root / run_id).reranked(float(fidelity_weight)).save()
+        with self._lock:
+            if self.holds(run_id):
+                Run.open(self.root / run_id).reranked(float(fidelity_weight)).save()
 
     def delete(self, run_id: str) -> None:
         """Delete a kept run at once; its link opens nothing any more."""
-        if self.holds(run_id):
-            shutil.rmtree(self.root / run_id)
+        with self._lock:
+            if self.holds(run_id):
+                self._deleted.add(run_id)
+                shutil.rmtree(self.root / run_id)
 
     def sweep(self) -> None:
-        """Delete runs that nobody has opened for long."""
-        for place in self.root.glob("*/") if self.root.is_dir() else ():
-            if self._clock() - place.stat().st_mtime > self.keep_s:
+        """Delete runs that nobody has opened for long, and what was left over when keeping one broke off."""
+        with self._lock:
+            self._clear_leftovers()
+            for place in self.root.glob("[!.]*/"):
+                if self._clock() - place.stat().st_mtime > self.keep_s:
+                    shutil.rmtree(place, ignore_errors=True)
+
+    def _clear_leftovers(self) -> None:
+        for kind in (".new-*/", ".old-*/"):
+            for place in self.root.glob(kind):
                 shutil.rmtree(place, ignore_errors=True)
 
     def _touch(self, place: Path) -> None:

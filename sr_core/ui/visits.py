@@ -1,5 +1,6 @@
 """Who is visiting: one private folder, one stop signal and the runs of one open page."""
 
+import logging
 import re
 import secrets
 import shutil
@@ -300,7 +301,10 @@ class VisitStore:
         def loop() -> None:
             while True:
                 time.sleep(seconds)
-                self.sweep()
+                try:
+                    self.sweep()
+                except OSError:
+                    logging.getLogger(__name__).exception("sweeping broke off; it is tried again in %s s", seconds)
 
         threading.Thread(target=loop, name="sweep-visits", daemon=True).start()
 

@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -78,3 +80,34 @@ def test_runs_that_nobody_opens_are_swept(tmp_path: Path, run: Run) -> None:
     now[0] += 20
     library.sweep()
     assert not library.holds(run_id)
+
+
+def test_tabs_that_keep_open_and_sweep_one_run_at_once_never_miss_it(
+    tmp_path: Path, run: Run
+) -> None:
+    library = RunLibrary(tmp_path / "library")
+    run_id = library.keep(run)
+
+    def use(number: int) -> None:
+        library.keep(run.reranked(number / 40))
+        library.sweep()
+        assert library.look(run_id).candidates
+        library.open(run_id, tmp_path / str(number))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(use, range(40)))
+    assert [path.name for path in library.root.iterdir()] == [run_id]
+
+
+def test_what_a_broken_off_keeping_left_behind_is_swept_and_the_kept_run_stays(tmp_path: Path, run: Run) -> None:
+    library = RunLibrary(tmp_path / "library")
+    run_id, key = library.keep(run), library.owner_key("a-run")
+    for name in (".new-abc", ".old-abc"):
+        (library.root / name / "run").mkdir(parents=True)
+    library.sweep()
+    assert sorted(path.name for path in library.root.iterdir()) == sorted([".secret", run_id])
+    assert library.owner_key("a-run") == key
+    with pytest.raises(FileNotFoundError):
+        library.keep(replace(run, folder=tmp_path / "absent"))
+    assert library.look(run_id).candidates == run.candidates
+    assert not list(library.root.glob(".new-*"))

@@ -1,10 +1,11 @@
+import threading
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from sr_core.errors import InputError
-from sr_core.ui.visits import MAX_RUNS, VisitStore
+from sr_core.ui.visits import MAX_DOWNLOADS, MAX_RUNS, VisitStore
 from tests.sr_core.ui.conftest import MakeShown
 
 
@@ -63,6 +64,23 @@ def test_leaving_stops_the_work_and_coming_back_in_time_keeps_the_runs(tmp_path:
     assert not gone.folder.exists()
 
 
+def test_the_sweeper_goes_on_after_a_fault_of_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store, again = VisitStore(tmp_path), threading.Event()
+
+    def sweep() -> None:
+        if caplog.records:
+            again.set()
+            raise SystemExit  # ends the thread
+        raise FileNotFoundError("gone meanwhile")
+
+    monkeypatch.setattr(store, "sweep", sweep)
+    store.sweep_every(0.05)
+    assert again.wait(10)
+    assert "gone meanwhile" in caplog.text
+
+
 def test_one_page_runs_one_photo_at_a_time(tmp_path: Path) -> None:
     visit = VisitStore(tmp_path).visit("page")
     with visit.working(), pytest.raises(InputError, match="already"), visit.working():
@@ -81,6 +99,14 @@ def test_the_oldest_runs_of_a_visit_are_deleted(tmp_path: Path, make_shown: Make
         visit.put(replace(shown.run, folder=folder), shown.job, "ranked")
     assert len(visit.shown) == MAX_RUNS
     assert [folder.exists() for folder in folders] == [False] * 2 + [True] * MAX_RUNS
+
+
+def test_only_the_last_downloads_of_a_kind_stay(tmp_path: Path) -> None:
+    visit = VisitStore(tmp_path).visit("page")
+    pair = visit.new_download_folder("pairs")
+    folders = [visit.new_download_folder() for _ in range(3 * MAX_DOWNLOADS)]
+    assert sorted((visit.folder / "downloads").iterdir()) == folders[-MAX_DOWNLOADS:]
+    assert pair.is_dir()
 
 
 def test_hostile_file_names_stay_inside_the_visit(tmp_path: Path) -> None:
