@@ -82,9 +82,7 @@ def test_runs_that_nobody_opens_are_swept(tmp_path: Path, run: Run) -> None:
     assert not library.holds(run_id)
 
 
-def test_tabs_that_keep_open_and_sweep_one_run_at_once_never_miss_it(
-    tmp_path: Path, run: Run
-) -> None:
+def test_tabs_that_keep_open_and_sweep_one_run_at_once_never_miss_it(tmp_path: Path, run: Run) -> None:
     library = RunLibrary(tmp_path / "library")
     run_id = library.keep(run)
 
