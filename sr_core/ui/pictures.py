@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image as PillowImage
 
 from sr_core.backbones import adapter_label
+from sr_core.files import replacing
 from sr_core.images import Photo, read_image, read_output, to_uint8
 from sr_core.resampling import resize_clamped
 from sr_core.runs import CandidateRecord, Run
@@ -36,7 +37,7 @@ def preview(shown: Shown, record: CandidateRecord) -> str:
         layers = drawn.pixels if drawn.alpha is None else np.dstack([drawn.pixels, drawn.alpha])
         image = PillowImage.fromarray(layers)
         image.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE), PillowImage.Resampling.BICUBIC, reducing_gap=3.0)
-        image.save(small, compress_level=1)
+        save_picture(small, image)
     return file_url(small)
 
 
@@ -62,7 +63,13 @@ def _save(path: Path, photo: Photo) -> None:
     array = to_uint8(photo.pixels)
     if photo.alpha is not None:
         array = np.concatenate([array, to_uint8(photo.alpha.expand(-1, 3, -1, -1))[..., :1]], axis=-1)
-    PillowImage.fromarray(array).save(path, compress_level=1)
+    save_picture(path, PillowImage.fromarray(array))
+
+
+def save_picture(path: Path, image: PillowImage.Image) -> None:
+    """Write a PNG for the page, whole or not at all: another event may ask for it meanwhile."""
+    with replacing(path) as file:
+        image.save(file, "png", compress_level=1)
 
 
 def comparison(shown: Shown, record: CandidateRecord) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import torch
 
 from sr_core.edge_drift import MIN_EDGES, Region, edge_drift
 from sr_core.errors import InputError
+from sr_core.files import replacing
 from sr_core.images import from_uint8
 from sr_core.regions import Box
 from sr_core.resampling import resize
@@ -55,5 +56,6 @@ def _reduced(shown: Shown, picture: RunPicture, lq: Image) -> Image:
     kept = shown.view_folder / f"{picture.id}-{stamp}.reduced.npy"
     if not kept.is_file():
         pixels = resize(from_uint8(local_pixels(picture.path)), lq.shape[2], lq.shape[3])
-        np.save(kept, pixels.numpy(), allow_pickle=False)
+        with replacing(kept) as file:
+            np.save(file, pixels.numpy(), allow_pickle=False)
     return torch.from_numpy(np.load(kept, allow_pickle=False))

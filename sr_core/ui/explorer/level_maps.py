@@ -20,10 +20,11 @@ from plotly.colors import sample_colorscale
 
 from sr_core.difference_maps import energy_above_nyquist, spread
 from sr_core.errors import InputError
+from sr_core.files import replace_text
 from sr_core.scoring import local_pixels
 from sr_core.ui.explorer.chart import MAGNITUDES
 from sr_core.ui.explorer.run_pictures import RunPicture, find_picture, run_pictures
-from sr_core.ui.pictures import file_url
+from sr_core.ui.pictures import file_url, save_picture
 from sr_core.ui.visits import Shown
 
 SPREAD, ABOVE = "spread", "above"
@@ -86,8 +87,8 @@ def write_levels(path: Path, levels: Float[ndarray, "h w"]) -> None:
         "p99": float(np.percentile(levels, 99)),
         "largest": float(levels.max()),
     }
-    path.with_suffix(".json").write_text(json.dumps(figures))
-    PillowImage.fromarray(pixels).save(path, compress_level=1)
+    replace_text(path.with_suffix(".json"), json.dumps(figures))
+    save_picture(path, PillowImage.fromarray(pixels))
 
 
 def read_levels(path: Path) -> Float[ndarray, "h w"]:

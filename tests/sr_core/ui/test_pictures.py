@@ -1,3 +1,4 @@
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -65,3 +66,22 @@ def test_addresses_are_relative_and_quoted(make_shown: MakeShown) -> None:
     url = file_url(shown.run.folder / "a b?#.png")
     assert url.startswith("gradio_api/file=")
     assert url.endswith("a%20b%3F%23.png")
+
+
+def test_a_picture_for_the_page_is_there_whole_or_not_at_all(make_shown: MakeShown) -> None:
+    shown = make_shown([1.0], scale=40)
+    seen: list[bytes] = []
+    stop = threading.Event()
+
+    def watch() -> None:
+        while not stop.is_set():
+            seen.extend(path.read_bytes() for path in shown.view_folder.glob("[!.]*.png"))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    comparison(shown, shown.run.candidates[0])
+    preview(shown, shown.run.candidates[0])
+    stop.set()
+    watcher.join()
+    assert seen
+    assert all(png.endswith(b"IEND\xaeB`\x82") for png in seen)
