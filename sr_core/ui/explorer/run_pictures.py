@@ -11,7 +11,7 @@ from sr_core.images import read_image, to_uint8
 from sr_core.runs import CandidateRecord, Run, reference_file
 from sr_core.scoring import local_pixels
 from sr_core.ui.explorer.pins import INPUT, PRIOR, REFERENCE, before_id, candidate_id
-from sr_core.ui.pictures import file_url, prepare_input
+from sr_core.ui.pictures import file_url, prepare_input, save_picture
 from sr_core.ui.visits import Shown
 
 DRAWN_BY_BROWSERS = {".png", ".webp", ".jpg", ".jpeg"}
@@ -112,7 +112,7 @@ def _reference(shown: Shown) -> Path | None:
         return None
     made = shown.view_folder / "reference.png"
     if not made.is_file():
-        PillowImage.fromarray(to_uint8(read_image(stored).pixels)).save(made, compress_level=1)
+        save_picture(made, PillowImage.fromarray(to_uint8(read_image(stored).pixels)))
     return made
 
 
@@ -122,5 +122,5 @@ def _shown_file(shown: Shown, path: Path) -> Path:
         return path
     copy = shown.view_folder / f"{path.stem}.whole.png"
     if not copy.is_file():
-        PillowImage.fromarray(local_pixels(path)).save(copy, compress_level=1)
+        save_picture(copy, PillowImage.fromarray(local_pixels(path)))
     return copy
