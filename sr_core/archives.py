@@ -37,17 +37,26 @@ def archive_name(run: Run) -> str:
 
 
 def write_archive(run: Run, folder: Path, *, keep_gps: bool = False) -> Path:
-    """Save the run with its present ranking and pack its files; returns the zip file.
+    """Pack a run's files with its present ranking; returns the zip file. The run's folder stays as it is.
 
     A stored photo that says where it was taken is replaced by a lossless copy that does not, unless `keep_gps`, and
-    LEFT_OUT.txt says so. Files in the folder that are no part of the run stay out.
+    LEFT_OUT.txt says so. Files in the folder that are no part of the run stay out. Raises InputError if the run or one
+    of its files is not there any more.
     """
-    run.save()
     folder.mkdir(parents=True, exist_ok=True)
-    name = archive_name(run)
-    target = folder / f"{name}_run.zip"
-    content = json.loads((run.folder / RUN_FILE).read_text(encoding="utf-8"))
-    left_out = []
+    target = folder / f"{archive_name(run)}_run.zip"
+    try:
+        _pack(run, target, folder, keep_gps=keep_gps)
+    except (OSError, InputError) as error:
+        target.unlink(missing_ok=True)
+        if isinstance(error, FileNotFoundError):
+            raise InputError(f"{Path(str(error.filename)).name} must be there to pack its run, but is gone") from error
+        raise
+    return target
+
+
+def _pack(run: Run, target: Path, folder: Path, *, keep_gps: bool) -> None:
+    content, name, left_out = json.loads(run.text()), archive_name(run), []
     with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:  # the pictures are compressed already
         for file, is_own in files_named_in(content, (path.name for path in run.folder.iterdir())).items():
             path = run.folder / file
@@ -65,7 +74,6 @@ def write_archive(run: Run, folder: Path, *, keep_gps: bool = False) -> Path:
             left_out.append("Keep GPS data to include it.\n")
             archive.writestr(f"{name}/LEFT_OUT.txt", "\n".join(left_out))
         archive.writestr(f"{name}/{RUN_FILE}", json.dumps(content, indent=1, allow_nan=False) + "\n")
-    return target
 
 
 def _without_place(path: Path, folder: Path) -> Path | None:

@@ -1,6 +1,7 @@
 """A run on disk: one photo's candidates with their recipe and scores in `run.json`, whole at every moment."""
 
 import json
+import math
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -79,7 +80,7 @@ class Run:
         """Read a run; raises InputError if the folder holds none, its file is damaged or a picture lies elsewhere."""
         path = folder / RUN_FILE
         try:
-            values = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+            values = json.loads(path.read_text(encoding="utf-8"), parse_float=_finite, parse_constant=_finite)
             records = tuple(_checked(CandidateRecord(**record)) for record in values.pop("candidates"))
         except (FileNotFoundError, NotADirectoryError):
             raise InputError(f"a run must be a folder with {RUN_FILE}, got {folder}") from None
@@ -93,12 +94,17 @@ class Run:
                 raise InputError(f"{path}: files must lie in the run's folder, got {str(file)[:200]!r}")
         return run
 
+    def text(self) -> str:
+        """Return the content of `run.json`."""
+        content = {**self.values, "candidates": [asdict(record) for record in self.candidates]}
+        return json.dumps(content, indent=1, allow_nan=False) + "\n"
+
     def save(self) -> None:
         """Write `run.json`, whole or not at all."""
-        content = {**self.values, "candidates": [asdict(record) for record in self.candidates]}
+        text = self.text()
         self.folder.mkdir(parents=True, exist_ok=True)
         with replacing(self.folder / RUN_FILE) as file:
-            file.write((json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
+            file.write(text.encode())
 
     def path(self, record: CandidateRecord) -> Path:
         """Return where a candidate's file lies; raises InputError for a failed one."""
@@ -154,9 +160,12 @@ def _ranking(record: CandidateRecord) -> tuple[float, int]:
     return (-record.reward if record.reward is not None else 2.0 + (record.file is None), record.index)
 
 
-def _refuse_constant(name: str) -> float:
-    """Turn away NaN and infinities, which JSON does not have."""
-    raise ValueError(f"numbers must be finite, got {name}")
+def _finite(text: str) -> float:
+    """Read a number; turns away NaN and infinities, which JSON does not have, and what is too large for a number."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"numbers must be finite, got {text[:20]}")
+    return number
 
 
 def _checked(record: CandidateRecord) -> CandidateRecord:

@@ -1,5 +1,6 @@
 import json
 import math
+import shutil
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -96,6 +97,20 @@ def test_the_archive_holds_the_ranking_on_screen(run: Run, tmp_path: Path) -> No
         content = json.loads(archive.read("bluebird/run.json"))
     assert [record["rank"] for record in content["candidates"]] == [record.rank for record in vivid.candidates]
     assert content["fidelity_weight"] == 0.0
+
+
+def test_packing_changes_nothing_in_the_runs_folder_and_brings_none_back(tmp_path: Path) -> None:
+    made = write_run(tmp_path / "run", num_candidates=2, size=128)
+    before = {path.name: path.read_bytes() for path in made.folder.iterdir()}
+    write_archive(made.reranked(0.0), tmp_path / "a")
+    assert {path.name: path.read_bytes() for path in made.folder.iterdir()} == before
+    (made.folder / "prior.png").unlink()
+    for gone in ("prior.png", "input.png"):
+        with pytest.raises(InputError, match=f"{gone} must be"):
+            write_archive(made, tmp_path / "b")
+        shutil.rmtree(made.folder, ignore_errors=True)
+        assert list((tmp_path / "b").iterdir()) == []
+    assert not made.folder.exists()
 
 
 def with_place(run: Run, photos: Path, folder: Path) -> Run:
