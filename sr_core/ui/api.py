@@ -76,7 +76,7 @@ def make_upscale(store: VisitStore) -> Callable[..., UpscaleAnswer]:
             folder = visit.new_folder(Path(photo))
             job = replace(settings.job(fidelity_weight=float(fidelity)), compare_adapter=compare_with or None)
             *_, last = upscale_photo(Path(photo), folder, job, reference=target, stop=visit.stop.is_set)
-            archive = write_archive(last.run, visit.folder / "downloads" / folder.name)
+            archive = write_archive(last.run, visit.new_download_folder())
         best = last.run.best
         content = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
         return None if best is None else str(last.run.path(best)), content, str(archive)

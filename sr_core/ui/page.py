@@ -14,6 +14,7 @@ from sr_core.ui.api import make_upscale, score
 from sr_core.ui.events import PageEvents
 from sr_core.ui.examples import render_examples
 from sr_core.ui.explorer.explore import Explore
+from sr_core.ui.explorer.runs import RUNS_KEY
 from sr_core.ui.explorer.section import COMPUTE, FILES, LIGHT, Section
 from sr_core.ui.explorer.sections import PAGES
 from sr_core.ui.grid import EMPTY
@@ -24,7 +25,6 @@ from sr_core.ui.theme import static_text
 from sr_core.ui.visits import VisitStore
 
 TITLE = "SR Reward Explorer"
-RUNS_KEY = "sr-reward-explorer-runs-1"
 STORAGE_KEY, STORAGE_SECRET = "sr-reward-explorer-1", "settings-are-no-secret"
 
 _HEADER = f"""
@@ -39,6 +39,10 @@ _SHOW_RESULTS = """() => {
   const behavior = matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth";
   if (window.innerWidth <= 860) document.querySelector("#sr-main").scrollIntoView({behavior});
 }"""
+# Read anew each time: another tab of the browser may have written.
+_STORED_RUNS = f"""() => {{
+  try {{ return [JSON.parse(localStorage.getItem("{RUNS_KEY}"))]; }} catch {{ return [null]; }}
+}}"""
 _REFERENCE = """
 <p class="sr-field"><strong>Reference</strong> If you have the true photo at the output's size,
 the reward compares with it.</p>
@@ -68,9 +72,9 @@ def build_page(store: VisitStore) -> gr.Blocks:
             views = {section.name: _section_tab(store, section) for section in PAGES}
         _wire(events, saved, inputs, results)
         restore.select(events.back, None, [results["taste"], *results["panel"]], **LIGHT)
-        seen = gr.BrowserState(None, storage_key=RUNS_KEY, secret=STORAGE_SECRET)
+        seen = gr.HTML(None, html_template="", js_on_load=static_text("remember.js"), elem_id="sr-seen")
         changed = [page.load, results["link"].change, views["runs"][0].change]
-        gr.on(changed, events.remember, seen, seen, **LIGHT)
+        gr.on(changed, events.remember, seen, seen, js=_STORED_RUNS, **LIGHT)
         opened = [results["taste"], *results["panel"]]
         behind.follow(page.load(events.open, None, opened, show_progress="hidden", api_visibility="private"))
         page.unload(events.leave)

@@ -185,7 +185,7 @@ def _end() -> tuple[Any, Any]:
 
 
 def _make_pair(visit: Visit, asked: AuditRequest) -> AuditPair:
-    folder = visit.folder / "pairs" / str(time.time_ns())
+    folder = visit.new_download_folder("pairs")
     return make_pair(asked.hq, folder, asked.degradation, lq=asked.lq, metrics=asked.job.metric_set)
 
 

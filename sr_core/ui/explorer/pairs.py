@@ -1,6 +1,5 @@
 """Preference pairs of the run on screen: which pairs training would draw, with which weights, and their export."""
 
-import time
 from dataclasses import replace
 from datetime import UTC, datetime
 from html import escape
@@ -25,7 +24,7 @@ from sr_core.ui.explorer.pair_view import (
     look,
     plural,
 )
-from sr_core.ui.explorer.section import LIGHT
+from sr_core.ui.explorer.section import FILES, LIGHT
 from sr_core.ui.pictures import file_url
 from sr_core.ui.theme import static_text
 from sr_core.ui.visits import Visit, VisitStore
@@ -100,7 +99,7 @@ class PairsSection:
             chosen.input(choose, [preset, top, count, spread], filled, **LIGHT)
         for typed in (top, count):
             typed.input(type_in, [top, count], filled, trigger_mode="always_last", **LIGHT)
-        save.click(write, scope, [offer, told], concurrency_limit=1, api_visibility="private")
+        save.click(write, scope, [offer, told], **FILES)
         return filled
 
     def _choice(self, visit: Visit) -> Choice:
@@ -143,7 +142,7 @@ class PairsSection:
         with in_words():
             view = self._look(visit)
             paired = view.paired if scope == ALL_RUNS else Paired([view.current.run], [])
-            folder = visit.folder / "downloads" / str(time.time_ns()) / "preference_pairs"
+            folder = visit.new_download_folder() / "preference_pairs"
             refused = export_runs(paired, folder, view.settings, view.spread, datetime.now(UTC))
             target = pack_dataset(folder, folder.with_name(_file_name(view.current.run, len(paired.runs))))
         count = len(paired.runs) + len(paired.refused) - len(refused)

@@ -15,8 +15,10 @@ from sr_core.scoring import local_pixels
 from sr_core.ui.pictures import file_url
 from sr_core.ui.visits import Visit, VisitStore
 
-MAX_LISTED = 60
+MAX_PICTURED = 60
+"""Rows with a picture; making one takes a moment, so older runs are listed by their words."""
 THUMB_SIDE = 192
+_NO_THUMB = '<span class="sr-run-thumb" aria-hidden="true"></span>'
 _STATUS = {"done": "finished", "stopped": "stopped early", "drawing": "in the making"}
 
 
@@ -46,7 +48,7 @@ def listed_runs(store: VisitStore, visit: Visit) -> list[Listed]:
         own = owns(store, visit, run_id)
         found[run_id] = Listed(run=shown.run, run_id=run_id, is_own=own, on_screen=shown is current)
     for run_id in visit.remembered:
-        if run_id not in found and len(found) < MAX_LISTED:
+        if run_id not in found:
             try:
                 run = store.library.look(run_id)
             except InputError:
@@ -57,10 +59,11 @@ def listed_runs(store: VisitStore, visit: Visit) -> list[Listed]:
 
 def render_runs(store: VisitStore, visit: Visit) -> str:
     """Return the list as HTML, each run with the words that a search looks in."""
-    return "".join(_row(visit, listed) for listed in listed_runs(store, visit))
+    rows = enumerate(listed_runs(store, visit))
+    return "".join(_row(visit, listed, pictured=place < MAX_PICTURED) for place, listed in rows)
 
 
-def _row(visit: Visit, listed: Listed) -> str:
+def _row(visit: Visit, listed: Listed, *, pictured: bool) -> str:
     run, run_id = listed.run, escape(listed.run_id)
     name = str(run.values["input"]["name"])
     facts = [*_facts(run), *([] if listed.is_own else ["opened by its link"])]
@@ -86,7 +89,7 @@ def _row(visit: Visit, listed: Listed) -> str:
         else ""
     )
     return (
-        f'<li class="sr-run"{now} data-words="{escape(words)}">{_thumb(visit, listed)}'
+        f'<li class="sr-run"{now} data-words="{escape(words)}">{_thumb(visit, listed) if pictured else _NO_THUMB}'
         f'<div class="sr-run-words"><p class="sr-run-name">{escape(name)} {badge}</p>'
         f"<p>{' &middot; '.join(escape(fact) for fact in facts)}</p></div>"
         f'<div class="sr-run-actions">{actions}</div></li>'
@@ -123,7 +126,7 @@ def _moment(text: object) -> str:
 def _thumb(visit: Visit, listed: Listed) -> str:
     path = _thumb_file(visit, listed)
     if path is None:
-        return '<span class="sr-run-thumb" aria-hidden="true"></span>'
+        return _NO_THUMB
     return f'<img class="sr-run-thumb" src="{escape(file_url(path))}" alt="" loading="lazy">'
 
 

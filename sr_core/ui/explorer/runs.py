@@ -8,7 +8,7 @@ from dataclasses import replace
 from html import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 
@@ -18,13 +18,15 @@ from sr_core.errors import InputError
 from sr_core.joining import Joined, collect_members, join_baseline, join_images, part
 from sr_core.runs import Run, new_run_id
 from sr_core.ui.explorer.run_list import owns, render_members, render_runs
-from sr_core.ui.explorer.section import HEAVY, LIGHT
+from sr_core.ui.explorer.section import FILES, HEAVY, LIGHT
 from sr_core.ui.pictures import file_url
 from sr_core.ui.theme import static_text
 from sr_core.ui.visits import Shown, Visit, VisitStore, job_of
 from sr_core.ui.words import in_words
 
 MAX_REMEMBERED = 200
+RUNS_KEY = "sr-reward-explorer-runs-1"
+"""Name under which a browser stores them."""
 _IMAGE_TYPES = ["image", ".heic", ".heif", ".avif", ".tif", ".tiff", ".bmp", ".zip"]
 _NOTHING = (
     '<p class="sr-words"><strong>No run is on screen.</strong> Restore a photo or open a run; then candidates of other '
@@ -42,19 +44,29 @@ _IMPORT = """
 Files = Sequence[str] | str | None
 
 
-def remember_runs(store: VisitStore, visit: Visit, stored: object) -> list[list[str]]:
-    """Take in what the browser says that it saw, and return what it is to remember: ids, with keys of its own runs.
+class Remembered(NamedTuple):
+    """What a browser is told about the runs that it saw."""
 
-    Whatever is no id of a kept run is dropped; a key proves its run or is dropped.
+    runs: list[list[str]]
+    """Ids, newest first, each with the key if the browser made the run."""
+    gone: list[str]
+    """Ids to remember no more; all others stay, as other tabs of the browser may have added them meanwhile."""
+
+
+def remember_runs(store: VisitStore, visit: Visit, stored: object) -> Remembered:
+    """Take in what the browser says that it saw, and return what it is to remember.
+
+    Whatever is no id of a kept run is gone; a key proves its run or is dropped.
     """
     library, known = store.library, dict(_pairs(stored))
     for run_id, key in known.items():
         if key and library.is_owner(run_id, key):
             visit.owner_keys[run_id] = key
     here = [str(shown.run.values.get("id")) for shown in reversed(visit.shown) if shown.finished]
-    ids = [i for i in dict.fromkeys([*here, *visit.remembered, *known]) if i not in visit.forgotten]
-    visit.remembered = [run_id for run_id in ids if library.holds(run_id)][:MAX_REMEMBERED]
-    return [[i, library.owner_key(i) if owns(store, visit, i) else ""] for i in visit.remembered]
+    ids = [i for i in dict.fromkeys([*here, *known]) if i not in visit.forgotten]
+    visit.remembered = kept = [run_id for run_id in ids if library.holds(run_id)][:MAX_REMEMBERED]
+    runs = [[i, library.owner_key(i) if owns(store, visit, i) else ""] for i in kept]
+    return Remembered(runs, [i for i in known if i not in kept])
 
 
 def _pairs(stored: object) -> Iterator[tuple[str, str]]:
@@ -111,7 +123,8 @@ class RunsSection:
         return self._panel(visit, "")
 
     def _wire(self, w: dict[str, Any], shown: list[Any]) -> None:
-        w["list"].click(self.act, None, [*shown, w["save"]], **LIGHT)
+        w["list"].click(self.act, None, shown, **LIGHT)
+        w["list"].pack(self.pack, None, w["save"], **FILES)
         w["members"].click(self.take_out, None, shown, **LIGHT)
         heavy: dict[str, Any] = {**HEAVY, "show_progress": "full", "show_progress_on": [w["said"]]}
         inlets = (("images", self.join), ("weights", self.restore), ("archive", self.bring_in))
@@ -182,25 +195,31 @@ class RunsSection:
             return self._panel(visit, _said(f"{name} is out; the group is ranked anew."))
 
     def act(self, event: gr.EventData, request: gr.Request) -> list[Any]:
-        """Open, download, delete or forget a run of the list."""
-        visit, run_id = self._visit(request), str(event.run)
+        """Open, delete or forget a run of the list."""
         actions: Mapping[str, Callable[[Visit, str], list[Any]]] = {
-            "open": self._open, "export": self._export, "delete": self._delete, "forget": self._forget,
+            "open": self._open, "delete": self._delete, "forget": self._forget,
         }  # fmt: skip
         with in_words():
-            if run_id not in visit.remembered and all(s.run.values.get("id") != run_id for s in visit.shown):
-                raise InputError("that run is not here any more")
-            return actions[str(event.action)](visit, run_id)
+            return actions[str(event.action)](*self._listed(event, request))
+
+    def pack(self, event: gr.EventData, request: gr.Request) -> dict[str, str]:
+        """Pack a run of the list and hand its address to the browser."""
+        with in_words():
+            visit, run_id = self._listed(event, request)
+            here = [shown.run for shown in visit.shown if shown.run.values.get("id") == run_id]
+            run = here[0] if here else self._store.library.look(run_id)
+            path = write_archive(run, visit.new_download_folder())
+        return {"address": file_url(path), "name": path.name}
+
+    def _listed(self, event: gr.EventData, request: gr.Request) -> tuple[Visit, str]:
+        visit, run_id = self._visit(request), str(event.run)
+        if run_id not in visit.remembered and all(s.run.values.get("id") != run_id for s in visit.shown):
+            raise InputError("that run is not here any more")
+        return visit, run_id
 
     def _open(self, visit: Visit, run_id: str) -> list[Any]:
         visit.open_run(self._store.library, run_id)
-        return [*self._panel(visit, "", go=True), gr.skip()]
-
-    def _export(self, visit: Visit, run_id: str) -> list[Any]:
-        here = [shown.run for shown in visit.shown if shown.run.values.get("id") == run_id]
-        run = here[0] if here else self._store.library.look(run_id)
-        path = write_archive(run, visit.folder / "downloads" / str(time.time_ns()))
-        return [*[gr.skip()] * 5, {"address": file_url(path), "name": path.name}]
+        return self._panel(visit, "", go=True)
 
     def _delete(self, visit: Visit, run_id: str) -> list[Any]:
         if not owns(self._store, visit, run_id):
@@ -208,12 +227,12 @@ class RunsSection:
         if visit.busy:
             raise InputError("this page is at work; stop it or wait for it, then delete the run")
         self._store.delete_run(run_id)
-        return [*self._panel(visit, _said("Deleted. Its link opens nothing any more.")), gr.skip()]
+        return self._panel(visit, _said("Deleted. Its link opens nothing any more."))
 
     def _forget(self, visit: Visit, run_id: str) -> list[Any]:
         visit.forgotten.add(run_id)
         visit.drop_run(run_id)
-        return [*self._panel(visit, _said("Taken off your list. Its link still opens it while it is kept.")), gr.skip()]
+        return self._panel(visit, _said("Taken off your list. Its link still opens it while it is kept."))
 
     def _visit(self, request: gr.Request) -> Visit:
         return self._store.visit(request.session_hash)

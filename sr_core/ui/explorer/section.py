@@ -10,6 +10,10 @@ LIGHT: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibil
 """How events are wired that only look at what is there."""
 HEAVY: dict[str, Any] = {"concurrency_id": COMPUTE, "concurrency_limit": 1, "api_visibility": "private"}
 """How events are wired that use the model or the metrics."""
+FILES: dict[str, Any] = {
+    "concurrency_id": "files", "concurrency_limit": 2, "show_progress": "minimal", "api_visibility": "private"
+}  # fmt: skip
+"""How events are wired that write a file for the visitor: that takes seconds where pictures are large."""
 
 
 @runtime_checkable

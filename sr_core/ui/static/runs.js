@@ -80,7 +80,7 @@ list.addEventListener("click", (event) => {
   if (action === "copy") return copy(button);
   if (action === "delete" && !sure) return ask(button);
   if (action === "delete" || action === "forget") gone = run;
-  trigger("click", { action, run });
+  trigger(action === "export" ? "pack" : "click", { action, run });
 });
 search.addEventListener("input", filter);
 watch("value", render);

@@ -6,7 +6,7 @@ import pytest
 
 from sr_core.archives import write_archive
 from sr_core.runs import Run, new_run_id
-from sr_core.ui.explorer.run_list import listed_runs, owns, render_members, render_runs
+from sr_core.ui.explorer.run_list import MAX_PICTURED, listed_runs, owns, render_members, render_runs
 from sr_core.ui.explorer.runs import RunsSection, remember_runs
 from sr_core.ui.visits import Visit, VisitStore, job_of
 from tests.explorer_run import write_run
@@ -45,23 +45,25 @@ def test_a_visitor_sees_only_runs_of_his_own_browser(store: VisitStore) -> None:
     _, run = made(store, "one")
     stranger = store.visit("two")
     assert render_runs(store, stranger) == ""
-    assert remember_runs(store, stranger, None) == []
-    with pytest.raises(gr.Error, match="not here any more"):
-        section(store).act(event(action="export", run=run.values["id"]), request("two"))
+    assert remember_runs(store, stranger, None) == ([], [])
+    runs = section(store)
+    for reach in (runs.pack, runs.act):
+        with pytest.raises(gr.Error, match="not here any more"):
+            reach(event(action="open", run=run.values["id"]), request("two"))
 
 
 def test_a_browser_that_comes_back_finds_its_runs_and_may_delete_them(store: VisitStore) -> None:
     visit, run = made(store, "one")
-    stored = remember_runs(store, visit, None)
+    stored = remember_runs(store, visit, None).runs
     later = store.visit("later")
-    assert remember_runs(store, later, stored) == stored
+    assert remember_runs(store, later, stored) == (stored, [])
     (listed,) = listed_runs(store, later)
     assert (listed.run_id, listed.is_own, listed.on_screen) == (run.values["id"], True, False)
     section(store).act(event(action="delete", run=run.values["id"]), request("later"))
     assert not store.library.holds(run.values["id"])
     assert visit.shown == []
     assert not run.folder.exists()
-    assert remember_runs(store, later, stored) == []
+    assert remember_runs(store, later, stored) == ([], [run.values["id"]])
 
 
 def test_a_link_alone_does_not_allow_to_delete(store: VisitStore) -> None:
@@ -70,7 +72,7 @@ def test_a_link_alone_does_not_allow_to_delete(store: VisitStore) -> None:
     guest = store.visit("guest")
     guest.open_run(store.library, run_id)
     for key in ("", "0" * 64, store.library.owner_key("another-run-of-mine")):
-        assert remember_runs(store, guest, [[run_id, key]]) == [[run_id, ""]]
+        assert remember_runs(store, guest, [[run_id, key]]) == ([[run_id, ""]], [])
     assert not owns(store, guest, run_id)
     runs = section(store)
     with pytest.raises(gr.Error, match="browser that made it"):
@@ -78,14 +80,46 @@ def test_a_link_alone_does_not_allow_to_delete(store: VisitStore) -> None:
     runs.act(event(action="forget", run=run_id), request("guest"))
     assert store.library.holds(run_id)
     assert listed_runs(store, guest) == []
-    assert remember_runs(store, guest, [[run_id, ""]]) == []
+    assert remember_runs(store, guest, [[run_id, ""]]) == ([], [run_id])
 
 
 @pytest.mark.parametrize(
     "stored", [3, "x", {"a": 1}, [[1, 2]], [["../..", ""]], [["a"]], [None], [["x" * 20, "\u00e9"]]]
 )
 def test_what_a_browser_claims_to_remember_is_not_trusted(store: VisitStore, stored: object) -> None:
-    assert remember_runs(store, store.visit("one"), stored) == []
+    assert remember_runs(store, store.visit("one"), stored).runs == []
+
+
+def test_what_one_tab_takes_off_the_list_no_other_puts_back(store: VisitStore) -> None:
+    _, run = made(store, "one")
+    run_id = run.values["id"]
+    remember_runs(store, store.visit("two"), [[run_id, ""]])
+    assert remember_runs(store, store.visit("two"), []) == ([], [])
+
+
+def test_deleting_leaves_the_files_of_a_busy_visitor_until_he_is_done(store: VisitStore) -> None:
+    maker, run = made(store, "one")
+    run_id = run.values["id"]
+    guest = store.visit("guest")
+    copy = guest.open_run(store.library, run_id).run
+    with guest.working():
+        section(store).act(event(action="delete", run=run_id), request("one"))
+        assert maker.shown == []
+        assert copy.path(copy.candidates[0]).is_file()
+        store.library.keep(copy)
+        assert not store.library.holds(run_id)
+    assert guest.shown == []
+    assert not copy.folder.exists()
+
+
+def test_every_run_that_is_remembered_is_listed(store: VisitStore) -> None:
+    _, run = made(store, "one")
+    ids = [store.library.keep(replace(run, values={**run.values, "id": new_run_id()})) for _ in range(70)]
+    later = store.visit("later")
+    remember_runs(store, later, [[run_id, ""] for run_id in ids])
+    listed = listed_runs(store, later)
+    assert {one.run_id for one in listed} == set(ids)
+    assert render_runs(store, later).count("<img") <= MAX_PICTURED
 
 
 def test_what_a_guest_changes_becomes_a_copy_with_a_link_of_its_own(store: VisitStore) -> None:
