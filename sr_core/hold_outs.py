@@ -16,7 +16,7 @@ from sr_core.rewards.group import CONSISTENCY, Scores, ScoreTerm, normalise, sco
 from sr_core.rewards.registry import MetricSet, Reference
 from sr_core.runs import Run, reference_file
 from sr_core.scoring import local_pixels
-from sr_core.spectra import POWER_FLOOR, log_spectral_distance, luma, radial_mean, windowed_power
+from sr_core.spectra import POWER_FLOOR, log_spectral_distance, radial_power
 
 HOLD_OUTS = MetricSet(
     full_reference=("psnr", "st_lpips"), no_reference=("piqe",), consistency=("psnr", "st_lpips")
@@ -96,6 +96,7 @@ def _spectral_distances(pixels: Sequence[UInt8[np.ndarray, "_ _ 3"]], target: Re
 
 
 def _decibels(image: Pixels8) -> Float[np.ndarray, " k"]:
-    power = radial_mean(windowed_power(luma(from_uint8(image))))[0, 1:]
-    levels: Float[np.ndarray, " k"] = 10 * torch.log10(power + POWER_FLOOR).double().numpy()
+    levels: Float[np.ndarray, " k"] = (
+        10 * torch.log10(radial_power(from_uint8(image))[0] + POWER_FLOOR).double().numpy()
+    )
     return levels

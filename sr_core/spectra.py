@@ -88,13 +88,17 @@ def root_mean_square(levels: Float[Tensor, "b k"]) -> PerSample:
     return levels.square().mean(1).sqrt()
 
 
+def radial_power(image: Image) -> Float[Tensor, "b k"]:
+    """Return the mean power of the windowed luma per radial bin from 1 to Nyquist."""
+    return radial_mean(windowed_power(luma(image)))[:, 1:]
+
+
 def log_spectral_distance(image: Image, reference: Image) -> PerSample:
     """Return the root-mean-square difference of two radial power spectra, in dB; lower is better, 0 is equal.
 
     LSD = RMS_k 10 log10((P_k + 1e-8) / (R_k + 1e-8)),   k = 1 .. Nyquist
     """
-    own, other = (radial_mean(windowed_power(luma(x)))[:, 1:] for x in (image, reference))
-    return root_mean_square(decibels(own, other))
+    return root_mean_square(decibels(radial_power(image), radial_power(reference)))
 
 
 def axis_frequencies(length: int, basis: Basis, extent: int) -> Float[Tensor, " n"]:

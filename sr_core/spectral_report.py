@@ -1,14 +1,15 @@
 """Spectra of a run's pictures, and what two objectives see in a pair of them, gathered as arrays.
 
 The 8-bit pixels count that are scored. Pictures above `MAX_PIXELS` are judged by their centre crop of the same shape,
-and the report says so. Results are kept in memory for as long as their files stay the same.
+and the report says so; only the distance to a reference is always of the whole picture. Results are kept in memory for
+as long as their files stay the same.
 """
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from math import prod, sqrt
+from math import gcd, prod, sqrt
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -45,6 +46,7 @@ from sr_core.spectra import (
     octave_means,
     octave_parts,
     on_grid,
+    radial_power,
     residual_power,
     ring_sums,
     rings,
@@ -54,6 +56,8 @@ from sr_core.tensors import Image
 
 MAX_PIXELS = 1024 * 1024
 """Larger outputs are judged by a centre crop of at most so many pixels."""
+MAX_TRIM = 1 / 32
+"""Part of a crop's side that is given up so that its corners lie on whole pixels of input and output."""
 PARTS_PER_OCTAVE = 12
 """Points of a curve per doubling of the frequency."""
 NUM_READERS = 2
@@ -74,6 +78,10 @@ class Crop(NamedTuple):
     """Its height and width in the output's pixels."""
     output_size: Size
     """The whole output's."""
+    lq_corner: tuple[int, int] = (0, 0)
+    """Its top and left in the input's pixels."""
+    corner: tuple[int, int] = (0, 0)
+    """The same place in the output's pixels."""
 
     @property
     def whole(self) -> bool:
@@ -88,8 +96,8 @@ class PictureSpectrum:
     power: Mapping[Basis, Numbers]
     """Mean power at the report's frequencies."""
     distance: float
-    """Log-spectral distance in dB, of Hann-windowed spectra: to the reference if there is one, else to the input below
-    its Nyquist frequency."""
+    """If there is a reference, the `log_spectral_distance` of the whole picture to it, else the root-mean-square level
+    below the input's Nyquist frequency against the input's, of Hann-windowed spectra; in dB."""
     fidelity: Mapping[Basis, float]
     """Mean level below the input's Nyquist frequency against the input's, in dB: soft below 0, sharpened above."""
     share: Mapping[Basis, float]
@@ -152,6 +160,8 @@ class _Measured(NamedTuple):
     """In each ring."""
     beyond: Mapping[Basis, float]
     """Where the input has none."""
+    radial: Float[Tensor, "1 k"] | None
+    """The `radial_power` of the whole picture, for the distance to a reference."""
 
 
 class _Input(NamedTuple):
@@ -196,9 +206,22 @@ def centre_crop(lq_size: Size, size: Size) -> Crop:
     factor = sqrt(MAX_PIXELS / prod(size))
     if factor >= 1:
         return Crop(lq_size, size, size)
-    lq_crop = (int(lq_size[0] * factor), int(lq_size[1] * factor))
-    height, width = (n * m // lq for n, m, lq in zip(lq_crop, size, lq_size, strict=True))
-    return Crop(lq_crop, (height, width), size)
+    height, width = (_centred(lq, n, factor) for lq, n in zip(lq_size, size, strict=True))
+    (lq_top, lq_height, top, rows), (lq_left, lq_width, left, columns) = height, width
+    return Crop((lq_height, lq_width), (rows, columns), size, (lq_top, lq_left), (top, left))
+
+
+def _centred(lq_length: int, length: int, factor: float) -> tuple[int, int, int, int]:
+    """Return start and length of the middle `factor` of one axis, in the input's pixels and in the output's.
+
+    Both name the same place exactly where the sides share a divisor that is not too small, else to half a pixel.
+    """
+    step = lq_length // gcd(lq_length, length)
+    if step > MAX_TRIM * factor * lq_length:
+        step = 1
+    used = int(lq_length * factor) // step * step
+    start = (lq_length - used) // 2 // step * step
+    return start, used, round(start * length / lq_length), used * length // lq_length
 
 
 def spectral_report(run: Run) -> SpectralReport:
@@ -212,11 +235,11 @@ def _report(stamped: tuple[tuple[str, _File], ...], crop: Crop) -> SpectralRepor
     files = dict(stamped)
     with ThreadPoolExecutor(NUM_READERS) as pool:
         tasks = {
-            name: pool.submit(_measured_file, file, crop, name == "reference")
+            name: pool.submit(_measured_file, file, crop, name == "reference", "reference" in files)
             for name, file in files.items()
             if name != "input"
         }
-        own = _measured_input(files["input"], crop)
+        own = _measured_input(files["input"], crop, "reference" in files)
         measured = {"input": own.enlarged, **{name: task.result() for name, task in tasks.items()}}
     limit, axes = nyquist(crop.lq_size, crop.size), _axes(own, crop)
     reference = measured.get("reference")
@@ -294,13 +317,13 @@ def _stamped(path: Path) -> _File:
     return _File(path, state.st_mtime_ns, state.st_size)
 
 
-def _centre(image: Image, size: Size) -> Float[Tensor, "b 3 _ _"]:
-    top, left = ((n - m) // 2 for n, m in zip(image.shape[-2:], size, strict=True))
-    return image[..., top : top + size[0], left : left + size[1]]
+def _cut(image: Image, corner: tuple[int, int], size: Size) -> Float[Tensor, "b 3 _ _"]:
+    (top, left), (height, width) = corner, size
+    return image[..., top : top + height, left : left + width].contiguous()
 
 
-def _pixels(file: _File, crop: Crop, *, handed_in: bool) -> Image:
-    """Return the crop of a picture of the output's size; what a visitor handed in is decoded apart."""
+def _whole(file: _File, crop: Crop, *, handed_in: bool) -> Image:
+    """Return a picture of the output's size; what a visitor handed in is decoded apart."""
     image = read_image(file.path).pixels if handed_in else from_uint8(local_pixels(file.path))
     if tuple(image.shape[-2:]) != crop.output_size:
         height, width = crop.output_size
@@ -308,37 +331,32 @@ def _pixels(file: _File, crop: Crop, *, handed_in: bool) -> Image:
             f"{file.path.name} must measure {width} x {height} px like the run's output, "
             f"got {image.shape[-1]} x {image.shape[-2]}"
         )
-    return _centre(image, crop.size)
+    return image
 
 
-def _measured(image: Image, crop: Crop) -> _Measured:
-    grey, sums, beyond = luma(image), {}, {}
+def _measured(image: Image, crop: Crop, to_reference: bool) -> _Measured:
+    grey, sums, beyond = luma(_cut(image, crop.corner, crop.size)), {}, {}
     for basis in BASES:
         power = POWERS[basis](grey)
         sums[basis] = ring_sums(power, rings(crop.size, basis))
         beyond[basis] = float(energy_beyond(power, crop.lq_size, basis))
-    return _Measured(sums, beyond)
+    return _Measured(sums, beyond, radial_power(image) if to_reference else None)
 
 
 @lru_cache(maxsize=256)
-def _measured_file(file: _File, crop: Crop, handed_in: bool) -> _Measured:
-    return _measured(_pixels(file, crop, handed_in=handed_in), crop)
-
-
-@lru_cache(maxsize=8)
-def _input_crop(file: _File, crop: Crop) -> Image:
-    return _centre(read_image(file.path).pixels, crop.lq_size).contiguous()
+def _measured_file(file: _File, crop: Crop, handed_in: bool, to_reference: bool) -> _Measured:
+    return _measured(_whole(file, crop, handed_in=handed_in), crop, to_reference)
 
 
 @lru_cache(maxsize=32)
-def _measured_input(file: _File, crop: Crop) -> _Input:
-    image = _input_crop(file, crop)
-    means = {}
+def _measured_input(file: _File, crop: Crop, to_reference: bool) -> _Input:
+    image = read_image(file.path).pixels
+    grey, means = luma(_cut(image, crop.lq_corner, crop.lq_size)), {}
     for basis in BASES:
         parts = rings(crop.lq_size, basis, crop.size)
-        sums = ring_sums(POWERS[basis](luma(image)), parts)
+        sums = ring_sums(POWERS[basis](grey), parts)
         means[basis] = on_grid(sums / parts.num_inside.clamp_min(1), crop.lq_size, crop.size)
-    return _Input(means, _measured(resize_clamped(image, *crop.size), crop))
+    return _Input(means, _measured(resize_clamped(image, *crop.output_size), crop, to_reference))
 
 
 def _judged(
@@ -355,24 +373,25 @@ def _judged(
         fidelity[basis] = float(levels[basis].mean())
         found = invention(energy, sums.sum(1), crop.size, crop.lq_size, amplitude=amplitude, basis=basis)
         share[basis], level[basis] = float(found.share), float(found.level)
-    if reference is not None:
-        num_inside = axes["fft"].parts.num_inside[1 : min(crop.size) // 2 + 1]
-        both = (picture.sums["fft"][:, 1 : len(num_inside) + 1] / num_inside for picture in (one, reference))
-        levels["fft"] = decibels(*both)
     distance = float(root_mean_square(levels["fft"]))
+    if reference is not None and one.radial is not None and reference.radial is not None:
+        distance = float(root_mean_square(decibels(one.radial, reference.radial)))
     return PictureSpectrum(power=power, distance=distance, fidelity=fidelity, share=share, level=level)
 
 
 @lru_cache(maxsize=4)
 def _target_pixels(file: _File, target: Target, crop: Crop) -> Image:
     if target == "input":
-        return resize_clamped(_input_crop(file, crop), *crop.size)
-    return _pixels(file, crop, handed_in=target == "reference")
+        whole = resize_clamped(read_image(file.path).pixels, *crop.output_size)
+    else:
+        whole = _whole(file, crop, handed_in=target == "reference")
+    return _cut(whole, crop.corner, crop.size)
 
 
 @lru_cache(maxsize=16)
 def _residual_power(file: _File, base: _File, target: Target, crop: Crop) -> Float[Tensor, "1 h w"]:
-    return residual_power(_pixels(file, crop, handed_in=False) - _target_pixels(base, target, crop))
+    pixels = _cut(_whole(file, crop, handed_in=False), crop.corner, crop.size)
+    return residual_power(pixels - _target_pixels(base, target, crop))
 
 
 @lru_cache(maxsize=1024)

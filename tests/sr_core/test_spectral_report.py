@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from sr_core.audit import distances_to
 from sr_core.errors import InputError
+from sr_core.hold_outs import LSD, take_hold_outs
 from sr_core.images import from_uint8, read_image, write_image
 from sr_core.resampling import resize_clamped
 from sr_core.runs import Run
@@ -95,8 +97,20 @@ def test_the_distance_to_a_reference_is_the_librarys(audited: Run) -> None:
     reference = pixels_of(audited, "reference")
     for picture in (*CANDIDATES, "prior"):
         expected = float(log_spectral_distance(pixels_of(audited, picture), reference))
-        assert report.pictures[picture].distance == pytest.approx(expected, rel=1e-5)
+        assert report.pictures[picture].distance == expected
     assert report.pictures["reference"].distance == 0
+
+
+def test_every_view_has_one_distance_to_the_reference_however_large_the_picture(
+    audited: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sr_core.spectral_report.MAX_PIXELS", 64 * 64)
+    report, checked = spectral_report(audited), take_hold_outs(audited)
+    assert not report.crop.whole
+    reference = pixels_of(audited, "reference")
+    for record, checks in zip(audited.candidates, checked.raw[LSD].tolist(), strict=True):
+        shown = report.pictures[f"candidate-{record.index}"].distance
+        assert shown == checks == distances_to(reference, audited.path(record))["lsd"]
 
 
 def test_without_a_reference_the_distance_is_to_the_input_below_its_nyquist(run: Run) -> None:
@@ -208,16 +222,50 @@ def test_a_crop_keeps_shape_scale_and_limit(lq_size: tuple[int, int], size: tupl
     assert crop.size[1] / crop.size[0] == pytest.approx(size[1] / size[0], rel=1e-2)
 
 
+@pytest.mark.parametrize(
+    ("lq_size", "size"),
+    [((401, 401), (1604, 1604)), ((601, 333), (2404, 1332)), ((999, 1503), (1998, 3006)), ((1002, 999), (1503, 1665))],
+)
+def test_the_crops_of_input_and_output_show_the_same_place(lq_size: tuple[int, int], size: tuple[int, int]) -> None:
+    crop = centre_crop(lq_size, size)
+    assert not crop.whole
+    for axis in (0, 1):
+        for lq_edge, edge in (
+            (crop.lq_corner[axis], crop.corner[axis]),
+            (crop.lq_corner[axis] + crop.lq_size[axis], crop.corner[axis] + crop.size[axis]),
+        ):
+            assert lq_edge * size[axis] == edge * lq_size[axis]
+        assert abs(2 * crop.corner[axis] + crop.size[axis] - size[axis]) <= 0.02 * size[axis]
+
+
+def test_sides_without_a_common_divisor_agree_to_half_a_pixel() -> None:
+    crop = centre_crop((401, 400), (1603, 1599))
+    for lq_length, length, lq_start, start in zip((401, 400), (1603, 1599), crop.lq_corner, crop.corner, strict=True):
+        assert abs(lq_start * length / lq_length - start) <= 0.5
+
+
+def test_a_pair_is_compared_with_the_enlarged_input_at_its_own_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Odd sides: a picture that is the enlarged input itself has no residual, wherever the crop lies."""
+    monkeypatch.setattr("sr_core.spectral_report.MAX_PIXELS", 64 * 64)
+    run = without(write_run(tmp_path / "run", num_candidates=2, size=132), "prior")
+    enlarged = resize_clamped(read_image(run_pictures(run)["input"]).pixels, 132, 132)
+    write_image(run.path(run.candidates[0]), enlarged, format="png")
+    other = (pixels_of(run, "candidate-1") - enlarged)[..., 32:96, 32:96].square().mean()
+    assert pair_bands(run, 0, 1, 0).plain.sum() == pytest.approx(float(other), abs=2e-6)
+
+
 def test_a_small_picture_is_judged_whole() -> None:
     crop = centre_crop((256, 256), (1024, 1024))
     assert crop.whole
-    assert crop == ((256, 256), (1024, 1024), (1024, 1024))
+    assert crop == ((256, 256), (1024, 1024), (1024, 1024), (0, 0), (0, 0))
 
 
 def test_a_large_picture_is_judged_by_its_centre(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sr_core.spectral_report.MAX_PIXELS", 64 * 64)
     report = spectral_report(run)
-    assert report.crop == ((16, 16), (64, 64), (128, 128))
+    assert report.crop == ((16, 16), (64, 64), (128, 128), (8, 8), (32, 32))
     middle = pixels_of(run, "candidate-0")[..., 32:96, 32:96]
     means = ring_means(dct_power(luma(middle)), rings((64, 64), "dct"))[0, 1:4]
     np.testing.assert_allclose(report.pictures["candidate-0"].power["dct"][:3], means.numpy(), rtol=1e-6)

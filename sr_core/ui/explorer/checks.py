@@ -52,7 +52,7 @@ def _key(run: Run) -> tuple[Any, ...]:
 def check_label(key: str) -> str:
     """Return a hold-out's name for people."""
     if key.removeprefix(CONSISTENCY) == LSD:
-        return "LSD (dB) to the input" if key.startswith(CONSISTENCY) else "LSD (dB)"
+        return "LSD (dB) to the input, at its size" if key.startswith(CONSISTENCY) else "LSD (dB) to the reference"
     return label_of(key)
 
 

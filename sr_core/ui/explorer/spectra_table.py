@@ -25,14 +25,14 @@ _ATTRIBUTES = 'tabindex="0" role="region" aria-label="Spectral numbers of each c
 def spectra_table(view: View) -> str:
     """Return the table of every picture's numbers, whose candidates the browser sorts, with buttons to compare."""
     report, run = view.report, view.run
-    where = "to the reference" if report.target == "reference" else "to the input"
+    distance = "LSD to the reference" if report.target == "reference" else "Below Nyquist: distance to the input"
     head = "".join(
         f'<th scope="col" data-key="{key}" aria-sort="none">'
         f'<button type="button" data-sort="{key}">{words}</button></th>'
         for key, words in COLUMNS.items()
     )
     groups = (
-        f'<td></td><td colspan="2"></td><th scope="colgroup">LSD {where}</th>'
+        f'<td></td><td colspan="2"></td><th scope="colgroup">{distance}</th>'
         '<th scope="colgroup">Below Nyquist: fidelity</th>'
         '<th scope="colgroup" colspan="2">Above: invention</th><td></td>'
     )
@@ -89,14 +89,16 @@ def _cell(value: float | int | None, text: str) -> str:
 
 def _words(view: View) -> str:
     limit = f"{view.report.nyquist:.4g} cycles per output pixel"
-    where = (
-        "from 1 cycle per shorter side to 1/2 cycle per pixel, to the reference"
+    distance = (
+        "LSD: root-mean-square difference of the whole pictures' Hann-windowed radial spectra, from 1 cycle per "
+        "shorter side to 1/2 cycle per pixel"
         if view.report.target == "reference"
-        else f"to the input, below the input's Nyquist frequency ({limit}), for want of a reference"
+        else f"Distance: root-mean-square level against the input's own Hann-windowed spectrum below its Nyquist "
+        f"frequency ({limit}), for want of a reference"
     )
     return (
-        f"{crop_words(view.report)}LSD: root-mean-square difference of Hann-windowed radial spectra, {where}; 0 dB is "
-        "equal. Fidelity: mean level against the input's own spectrum below its Nyquist frequency. Invention: the part "
+        f"{crop_words(view.report)}{distance}; 0 dB is equal. "
+        "Fidelity: mean level against the input's own spectrum below its Nyquist frequency. Invention: the part "
         "of the energy, without the mean, at or above that frequency on either axis, and its level against the "
         "1/f\u00b2 continuation of the input's low frequencies. "
         f"Fidelity and invention by {BASIS_NAMES[view.basis]}."

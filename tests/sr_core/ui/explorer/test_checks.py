@@ -65,6 +65,6 @@ def test_tables_hold_the_distances_and_say_which_runs_are_missing(run: Run) -> N
 
 
 def test_hold_outs_have_names_for_people() -> None:
-    assert check_label("lsd") == "LSD (dB)"
-    assert check_label("consistency_lsd") == "LSD (dB) to the input"
+    assert check_label("lsd") == "LSD (dB) to the reference"
+    assert check_label("consistency_lsd") == "LSD (dB) to the input, at its size"
     assert check_label("piqe") == "PIQE"
