@@ -1,17 +1,20 @@
 """Blind votes of people in SQLite: who saw which pictures where, when, and what they answered.
 
 A ballot is issued before anything is shown and answered once; its token cannot be guessed. A voter's random id stays in
-their browser: only its SHA-256 is stored. Several threads and processes may write (write-ahead log).
+their browser: only its SHA-256 is stored. Who was who is told later, by `reveal`; every vote after it says how many of
+its pictures its voter knew by then. Several threads and processes may write (write-ahead log).
 """
 
 import hashlib
 import json
+import math
 import re
 import secrets
 import sqlite3
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
@@ -34,13 +37,24 @@ CREATE TABLE IF NOT EXISTS ballots(
 ) STRICT;
 CREATE TABLE IF NOT EXISTS votes(
     token TEXT PRIMARY KEY REFERENCES ballots(token), voter TEXT NOT NULL, voted_at TEXT NOT NULL,
-    kind TEXT NOT NULL, best INTEGER, worst INTEGER, withdrawn INTEGER NOT NULL DEFAULT 0
+    kind TEXT NOT NULL, best INTEGER, worst INTEGER, withdrawn INTEGER NOT NULL DEFAULT 0,
+    revealed INTEGER NOT NULL DEFAULT 0, num_revealed INTEGER NOT NULL DEFAULT 0,
+    saw_input INTEGER, zoom REAL
 ) STRICT;
 CREATE INDEX IF NOT EXISTS ballots_of_run ON ballots(run);
 CREATE INDEX IF NOT EXISTS votes_of_voter ON votes(voter);
 CREATE TABLE IF NOT EXISTS store(name TEXT PRIMARY KEY) STRICT;
 """
-_COLUMNS = "token, run, mode, shown, voter, voted_at, kind, best, worst, withdrawn"
+_LATER_COLUMNS = {
+    "revealed": "INTEGER NOT NULL DEFAULT 0",
+    "num_revealed": "INTEGER NOT NULL DEFAULT 0",
+    "saw_input": "INTEGER",
+    "zoom": "REAL",
+}
+"""Columns that files of the first version lack."""
+_COLUMNS = (
+    "token, run, mode, shown, voter, voted_at, kind, best, worst, withdrawn, revealed, num_revealed, saw_input, zoom"
+)
 
 
 class ShownPicture(NamedTuple):
@@ -72,6 +86,18 @@ class Answer(NamedTuple):
     worst: int | None = None
 
 
+class Viewing(NamedTuple):
+    """How the pictures of a ballot were looked at before it was answered; None where that is not known."""
+
+    saw_input: bool | None = None
+    """Whether the input was shown in their place."""
+    zoom: float | int | None = None
+    """The largest zoom, in pixels of the screen per pixel of a picture."""
+
+
+NOT_SAID = Viewing()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Vote:
     """A ballot with its answer."""
@@ -82,7 +108,12 @@ class Vote:
     """SHA-256 of the voter's random id."""
     at: datetime
     withdrawn: bool = False
-    """Taken back by the voter: it counts nowhere, but what it revealed was seen."""
+    """Taken back by the voter: it counts nowhere, but what was revealed of it stays seen."""
+    revealed: bool = False
+    """Its voter has been told who was who on it."""
+    num_revealed: int = 0
+    """How many of its pictures its voter had been told about before answering: blind is 0."""
+    viewing: Viewing = NOT_SAID
 
     @property
     def best(self) -> int | None:
@@ -126,6 +157,15 @@ def check_answer(ballot: Ballot, answer: Answer) -> None:
         )
 
 
+def check_viewing(viewing: Viewing) -> None:
+    """Raise InputError unless pictures can have been looked at so."""
+    saw_input, zoom = viewing
+    if saw_input not in (None, True, False) or isinstance(zoom, bool) or not isinstance(zoom, int | float | None):
+        raise InputError(f"a viewing must be a yes or no and a zoom, got {saw_input!r} and {zoom!r}")
+    if zoom is not None and not (math.isfinite(zoom) and zoom > 0):
+        raise InputError(f"a zoom must be above 0, got {zoom}")
+
+
 class VoteStore:
     """The votes of one server in one SQLite file; made where there is none."""
 
@@ -139,6 +179,8 @@ class VoteStore:
                 if journal != "wal":
                     raise InputError(f"votes must lie on a disk that allows a write-ahead log, got {journal} in {path}")
                 connection.executescript(_SCHEMA)
+            with self._writing() as connection:
+                _migrate(connection)
                 connection.execute(
                     "INSERT INTO store SELECT ? WHERE NOT EXISTS (SELECT 1 FROM store)", [secrets.token_hex(8)]
                 )
@@ -191,21 +233,26 @@ class VoteStore:
             )
         return ballot
 
-    def cast(self, token: str, voter: str, answer: Answer) -> Vote:
+    def cast(self, token: str, voter: str, answer: Answer, viewing: Viewing = NOT_SAID) -> Vote:
         """Store an answer and return the vote; the same answer sent again is stored once.
 
         Raises InputError for a ballot that was never issued, an answer it does not allow, or one already answered
         otherwise.
         """
         who = voter_key(voter)
+        check_viewing(viewing)
         with self._writing() as connection:
             row = connection.execute("SELECT token, run, mode, shown FROM ballots WHERE token = ?", [token]).fetchone()
             if row is None:
                 raise InputError("a ballot must be one that this server issued; ask for the next one")
-            check_answer(_ballot(*row), answer)
+            ballot = _ballot(*row)
+            check_answer(ballot, answer)
+            known = _known(connection, who)
+            num_revealed = sum(picture.sha256 in known for picture in ballot.shown)
             connection.execute(
-                "INSERT OR IGNORE INTO votes VALUES (?, ?, ?, ?, ?, ?, 0)",
-                [token, who, self._clock().isoformat(), *answer],
+                "INSERT OR IGNORE INTO votes(token, voter, voted_at, kind, best, worst, num_revealed, saw_input, zoom) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                [token, who, self._clock().isoformat(), *answer, num_revealed, *viewing],
             )
             stored = connection.execute(
                 f"SELECT {_COLUMNS} FROM votes JOIN ballots USING (token) WHERE token = ?", [token]
@@ -215,8 +262,21 @@ class VoteStore:
             raise InputError("a ballot must be answered once, and this one was; ask for the next one")
         return vote
 
+    def reveal(self, voter: str, runs: Collection[str]) -> list[Vote]:
+        """Note that a voter is told who was who on all their votes on some runs; return those told for the first time.
+
+        Oldest first; votes that were taken back are not told.
+        """
+        who, told = voter_key(voter), []
+        with self._writing() as connection:
+            for vote in _read(connection, "voter = ? AND withdrawn = 0 AND revealed = 0", [who]):
+                if vote.ballot.run in runs:
+                    connection.execute("UPDATE votes SET revealed = 1 WHERE token = ?", [vote.ballot.token])
+                    told.append(replace(vote, revealed=True))
+        return told
+
     def withdraw(self, token: str, voter: str) -> bool:
-        """Take a vote back and return whether there was one; the ballot stays answered, for it was revealed."""
+        """Take a vote back and return whether there was one; the ballot stays answered."""
         with self._writing() as connection:
             changed = connection.execute(
                 "UPDATE votes SET withdrawn = 1 WHERE token = ? AND voter = ? AND withdrawn = 0",
@@ -239,14 +299,52 @@ class VoteStore:
 
     def votes(self, runs: Collection[str] | None = None) -> list[Vote]:
         """Return the votes on some runs, or on all, oldest first; those taken back are among them, marked."""
-        chosen = None if runs is None else list(runs)
-        where = "" if chosen is None else f"WHERE run IN ({', '.join('?' * len(chosen))})"
         with self._connected() as connection:
-            rows = connection.execute(
-                f"SELECT {_COLUMNS} FROM votes JOIN ballots USING (token) {where} ORDER BY voted_at, votes.rowid",
-                chosen or [],
-            ).fetchall()
-        return [_vote(*row) for row in rows]
+            if runs is None:
+                return _read(connection, "TRUE", [])
+            return _read(connection, f"run IN ({', '.join('?' * len(runs))})", list(runs))
+
+    def num_votes(self, voter: str) -> int:
+        """Return how many votes of somebody count, on whatever run."""
+        with self._connected() as connection:
+            row = connection.execute(
+                "SELECT COUNT(*) FROM votes WHERE voter = ? AND withdrawn = 0", [voter_key(voter)]
+            ).fetchone()
+        return int(row[0])
+
+
+def _read(connection: sqlite3.Connection, where: str, values: list[str]) -> list[Vote]:
+    """Return the votes that a condition holds for, oldest first."""
+    rows = connection.execute(
+        f"SELECT {_COLUMNS} FROM votes JOIN ballots USING (token) WHERE {where} ORDER BY voted_at, votes.rowid", values
+    )
+    return [_vote(*row) for row in rows]
+
+
+def _known(connection: sqlite3.Connection, who: str) -> set[str]:
+    """Return the SHA-256 of every picture that a voter has been told about."""
+    return {
+        picture.sha256
+        for vote in _read(connection, "voter = ? AND revealed = 1", [who])
+        for picture in vote.ballot.shown
+    }
+
+
+def _migrate(connection: sqlite3.Connection) -> None:
+    """Add what the first version lacks; there every answer was followed at once by who was who."""
+    present = {row[1] for row in connection.execute("PRAGMA table_info(votes)")}
+    if present.issuperset(_LATER_COLUMNS):
+        return
+    for name, kind in _LATER_COLUMNS.items():
+        connection.execute(f"ALTER TABLE votes ADD COLUMN {name} {kind}")
+    known: dict[str, set[str]] = defaultdict(set)
+    for vote in _read(connection, "TRUE", []):
+        pictures = {picture.sha256 for picture in vote.ballot.shown}
+        connection.execute(
+            "UPDATE votes SET revealed = 1, num_revealed = ? WHERE token = ?",
+            [len(pictures & known[vote.voter]), vote.ballot.token],
+        )
+        known[vote.voter] |= pictures
 
 
 def _ballot(token: str, run: str, mode: Mode, shown: str) -> Ballot:
@@ -256,7 +354,7 @@ def _ballot(token: str, run: str, mode: Mode, shown: str) -> Ballot:
 
 def _vote(
     token: str, run: str, mode: Mode, shown: str, voter: str, voted_at: str, kind: Kind, best: int | None,
-    worst: int | None, withdrawn: int,
+    worst: int | None, withdrawn: int, revealed: int, num_revealed: int, saw_input: int | None, zoom: float | None,
 ) -> Vote:  # fmt: skip
     return Vote(
         ballot=_ballot(token, run, mode, shown),
@@ -264,4 +362,7 @@ def _vote(
         voter=voter,
         at=datetime.fromisoformat(voted_at),
         withdrawn=bool(withdrawn),
+        revealed=bool(revealed),
+        num_revealed=num_revealed,
+        viewing=Viewing(None if saw_input is None else bool(saw_input), zoom),
     )

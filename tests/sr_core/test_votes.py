@@ -1,3 +1,4 @@
+import json
 import multiprocessing
 import os
 import signal
@@ -17,6 +18,7 @@ from sr_core.votes import (
     Ballot,
     Mode,
     ShownPicture,
+    Viewing,
     VoteStore,
     new_voter,
     store_files,
@@ -25,6 +27,15 @@ from sr_core.votes import (
 
 FIRST = Answer("choice", 0, 1)
 NUM_EACH = 200
+FIRST_VERSION = """
+CREATE TABLE ballots(
+    token TEXT PRIMARY KEY, run TEXT NOT NULL, mode TEXT NOT NULL, shown TEXT NOT NULL, issued_at TEXT NOT NULL
+) STRICT;
+CREATE TABLE votes(
+    token TEXT PRIMARY KEY REFERENCES ballots(token), voter TEXT NOT NULL, voted_at TEXT NOT NULL,
+    kind TEXT NOT NULL, best INTEGER, worst INTEGER, withdrawn INTEGER NOT NULL DEFAULT 0
+) STRICT;
+"""
 
 
 def pictures(*indices: int) -> tuple[ShownPicture, ...]:
@@ -165,6 +176,66 @@ def test_a_ballot_that_nobody_answers_is_forgotten_after_a_day(tmp_path: Path) -
     assert len(store.votes()) == 1
     with pytest.raises(InputError, match="one that this server issued"):
         store.cast(forgotten.token, new_voter(), FIRST)
+
+
+def test_a_vote_is_blind_until_its_voter_was_told_about_one_of_its_pictures(store: VoteStore) -> None:
+    voter, other = new_voter(), new_voter()
+    cast = [store.cast(issued(store, *pair).token, voter, FIRST) for pair in ((0, 1), (0, 2))]
+    assert [vote.num_revealed for vote in cast] == [0, 0]
+    assert [vote.ballot.token for vote in store.reveal(voter, ["run"])] == [vote.ballot.token for vote in cast]
+    assert store.reveal(voter, ["run"]) == []
+    for pair, expected in (((0, 1), 2), ((2, 3), 1), ((3, 4), 0)):
+        assert store.cast(issued(store, *pair).token, voter, FIRST).num_revealed == expected
+        assert store.cast(issued(store, *pair).token, other, FIRST).num_revealed == 0
+    assert [vote.num_revealed for vote in store.votes() if vote.voter == voter_key(voter)] == [0, 0, 2, 1, 0]
+
+
+def test_who_was_who_is_told_only_on_the_runs_that_are_named_and_not_on_votes_taken_back(store: VoteStore) -> None:
+    voter = new_voter()
+    back = issued(store, 0, 1)
+    store.cast(back.token, voter, FIRST)
+    store.withdraw(back.token, voter)
+    store.cast(issued(store, 2, 3, run="other").token, voter, FIRST)
+    assert store.reveal(voter, ["run"]) == []
+    assert store.cast(issued(store, 0, 1).token, voter, FIRST).num_revealed == 0
+    (told,) = store.reveal(voter, ["run"])
+    store.withdraw(told.ballot.token, voter)
+    assert store.cast(issued(store, 0, 1).token, voter, FIRST).num_revealed == 2
+
+
+def test_how_a_ballot_was_looked_at_is_kept_with_its_vote(store: VoteStore) -> None:
+    for viewing in (Viewing(True, 4.0), Viewing(False, 0.5), Viewing()):
+        vote = store.cast(issued(store, 0, 1).token, new_voter(), FIRST, viewing)
+        assert vote.viewing == store.votes()[-1].viewing == viewing
+    for zoom in (0.0, float("nan"), float("inf")):
+        with pytest.raises(InputError, match="zoom must be above 0"):
+            store.cast(issued(store, 0, 1).token, new_voter(), FIRST, Viewing(None, zoom))
+
+
+def test_the_votes_of_one_voter_are_counted_without_those_taken_back(store: VoteStore) -> None:
+    voter = new_voter()
+    tokens = [store.cast(issued(store, 0, 1, run=run).token, voter, FIRST).ballot.token for run in ("a", "b", "b")]
+    store.cast(issued(store, 0, 1).token, new_voter(), FIRST)
+    store.withdraw(tokens[0], voter)
+    assert (store.num_votes(voter), store.num_votes(new_voter())) == (2, 0)
+
+
+def test_a_file_of_the_first_version_gains_what_was_known_by_each_vote(tmp_path: Path) -> None:
+    path, voter = tmp_path / "votes.sqlite", new_voter()
+    connection = sqlite3.connect(path)
+    connection.executescript(FIRST_VERSION)
+    for number, pair in enumerate(((0, 1), (1, 2), (0, 2))):
+        shown = json.dumps(pictures(*pair))
+        connection.execute("INSERT INTO ballots VALUES (?, 'run', 'pair', ?, '')", [str(number), shown])
+        when = datetime(2026, 1, 1 + number, tzinfo=UTC).isoformat()
+        values = [str(number), voter_key(voter), when]
+        connection.execute("INSERT INTO votes VALUES (?, ?, ?, 'tie', NULL, NULL, 0)", values)
+    connection.commit()
+    connection.close()
+    for _ in range(2):
+        votes = VoteStore(path).votes()
+        assert [(vote.num_revealed, vote.revealed) for vote in votes] == [(0, True), (1, True), (2, True)]
+        assert {vote.viewing for vote in votes} == {Viewing()}
 
 
 def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
