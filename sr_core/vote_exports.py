@@ -1,7 +1,11 @@
-"""Votes as tables: every vote as it was cast, and the pairs it decides in Pick-a-Pic's columns."""
+"""Votes as tables: every vote as it was cast, and the pairs it decides in Pick-a-Pic's columns.
+
+Neither says who voted: a voter's name in a table is another one on every run, and of the time only the day is told.
+"""
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, time
 from io import BytesIO
 from typing import Any
 
@@ -12,7 +16,7 @@ from sr_core.backbones import adapter_label
 from sr_core.ballots import still_there
 from sr_core.errors import InputError
 from sr_core.images import read_output
-from sr_core.preference_data.dataset import TIME, table_schema
+from sr_core.preference_data.dataset import table_schema
 from sr_core.preference_data.pickapic import PICKAPIC_SCHEMA, ComparedImage, model_name, pickapic_row
 from sr_core.preference_data.shards import marked_png, plain_png
 from sr_core.runs import CandidateRecord, Run
@@ -26,25 +30,41 @@ VOTE_SCHEMA = table_schema(
     [
         ("vote", pa.string()),
         ("voter", pa.string()),
-        ("voted_at", TIME),
+        ("voted_on", pa.date32()),
         ("run", pa.string()),
         ("mode", pa.string()),
         ("shown", pa.list_(pa.struct([("candidate", pa.int32()), ("place", pa.int32()), ("sha256", pa.string())]))),
         ("answer", pa.string()),
         ("best", pa.int32()),
         ("worst", pa.int32()),
+        ("num_revealed", pa.int32()),
+        ("saw_input", pa.bool_()),
+        ("zoom", pa.float32()),
     ]
 )
-"""One row per vote. `run` names a run without opening it; `best` and `worst` are candidates, null without a choice."""
+"""One row per vote. `run` names a run without opening it; `best` and `worst` are candidates, null without a choice.
+
+`num_revealed` counts the pictures that the voter had been told about before, 0 for a blind vote; `zoom` is the largest
+used, in pixels of the screen per pixel of a picture.
+"""
+
+
+def voter_name(vote: Vote) -> str:
+    """Return a name for a voter that holds on one run alone: the tables of two runs cannot be joined by it."""
+    return _name(f"{vote.voter} on {vote.ballot.run}")
+
+
+def _name(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()[:NUM_NAME_DIGITS]
 
 
 def vote_rows(votes: Iterable[Vote]) -> list[dict[str, Any]]:
-    """Return one row per vote that was not taken back, oldest first; no row tells how to act as its voter."""
+    """Return one row per vote that was not taken back, run by run, on each the oldest first."""
     return [
         {
-            "vote": hashlib.sha256(vote.ballot.token.encode()).hexdigest()[:NUM_NAME_DIGITS],
-            "voter": vote.voter[:NUM_NAME_DIGITS],
-            "voted_at": vote.at,
+            "vote": _name(vote.ballot.token),
+            "voter": voter_name(vote),
+            "voted_on": vote.at.astimezone(UTC).date(),
             "run": vote.ballot.run,
             "mode": vote.ballot.mode,
             "shown": [
@@ -54,8 +74,12 @@ def vote_rows(votes: Iterable[Vote]) -> list[dict[str, Any]]:
             "answer": vote.answer.kind,
             "best": vote.best,
             "worst": vote.worst,
+            "num_revealed": vote.num_revealed,
+            "saw_input": vote.viewing.saw_input,
+            "zoom": vote.viewing.zoom,
         }
-        for vote in counted(votes)
+        # Votes of several runs in their common order would tell whose are whose.
+        for vote in sorted(counted(votes), key=lambda vote: vote.ballot.run)
     ]
 
 
@@ -67,9 +91,9 @@ def votes_parquet(votes: Iterable[Vote]) -> bytes:
 def pickapic_parquet(runs: Sequence[Run], votes: Sequence[Vote]) -> bytes:
     """Return the pairs that votes decide on pictures of `runs`, in Pick-a-Pic's columns.
 
-    Of one voter's words on a pair the first counts. The candidate with the lower index stands first, wherever it stood
-    on screen. A tie is 0.5; where all were bad there is no row. The pairs of one ballot share a `ranking_id`. Raises
-    InputError if no vote decides a pair.
+    Only what a voter said blind counts, as `first_words` has it. The candidate with the lower index stands first,
+    wherever it stood on screen. A tie is 0.5; where all were bad there is no row. The pairs of one ballot share a
+    `ranking_id`. Raises InputError if no vote decides a pair.
     """
     rows: list[dict[str, Any]] = []
     ranking_ids: dict[str, int] = {}
@@ -84,7 +108,7 @@ def pickapic_parquet(runs: Sequence[Run], votes: Sequence[Vote]) -> bytes:
                 label=pair.outcome,
                 ranking_id=ranking_ids.setdefault(vote.ballot.token, len(ranking_ids)),
                 num_pairs=len(words),
-                created_at=vote.at,
+                created_at=datetime.combine(vote.at.astimezone(UTC).date(), time(), UTC),
             )
             rows.append(row)
     if not rows:

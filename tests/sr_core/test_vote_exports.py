@@ -14,7 +14,7 @@ from sr_core.errors import InputError
 from sr_core.preference_data.pickapic import PICKAPIC_SCHEMA
 from sr_core.runs import Run
 from sr_core.vote_exports import VOTE_SCHEMA, origin_label, pickapic_parquet, votes_parquet
-from sr_core.votes import Answer, VoteStore, new_voter, voter_key
+from sr_core.votes import Answer, Viewing, VoteStore, new_voter, voter_key
 from tests.explorer_run import write_run
 
 FIRST, SECOND, TIE, BAD = Answer("choice", 0, 1), Answer("choice", 1, 0), Answer("tie"), Answer("bad")
@@ -58,7 +58,35 @@ def test_the_raw_table_says_who_saw_what_where_and_chose_which(store: VoteStore,
     content = votes_parquet(store.votes())
     for secret in (voter, token, str(run.values["id"])):
         assert secret.encode() not in content
-    assert first["voter"] == voter_key(voter)[:16]
+    assert voter_key(voter)[:16].encode() not in content
+
+
+def test_two_runs_tables_cannot_be_joined_and_tell_the_day_alone(store: VoteStore, run: Run, tmp_path: Path) -> None:
+    voter = new_voter()
+    other = write_run(tmp_path / "other", num_candidates=2, size=64, seed=1)
+    for where in (run, other, run, other):
+        cast(store, where, (0, 1), FIRST, voter)
+    votes = store.votes()
+    rows = read(votes_parquet(votes)).to_pylist()
+    names = [{row["voter"] for row in rows if row["run"] == run_key(where)} for where in (run, other)]
+    assert [len(found) for found in names] == [1, 1]
+    assert not names[0] & names[1]
+    assert [row["run"] for row in rows] == sorted(row["run"] for row in rows)
+    assert {row["voted_on"] for row in rows} == {vote.at.date() for vote in votes}
+    days = {row["created_at"] for row in read(pickapic_parquet([run], votes)).to_pylist()}
+    assert {(day.hour, day.minute, day.second, day.microsecond) for day in days} == {(0, 0, 0, 0)}
+
+
+def test_the_raw_table_says_how_blind_a_vote_was_and_how_it_was_looked_at(store: VoteStore, run: Run) -> None:
+    voter = new_voter()
+    for viewing in (Viewing(True, 4.0), Viewing()):
+        ballot = store.issue(run_key(run), "pair", show_pictures(run, (0, 1)))
+        store.cast(ballot.token, voter, FIRST, viewing)
+        store.reveal(voter, [run_key(run)])
+    columns = read(votes_parquet(store.votes())).to_pydict()
+    assert columns["num_revealed"] == [0, 2]
+    assert columns["saw_input"] == [True, None]
+    assert columns["zoom"] == [4.0, None]
 
 
 def test_a_vote_taken_back_is_in_no_export(store: VoteStore, run: Run) -> None:
