@@ -3,7 +3,7 @@
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache, partial
@@ -180,6 +180,12 @@ def _on_disk(pixels: Pixels8, folder: Path, index: int) -> Pixels8:
     return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
+def _scored_alike(ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Return the scores that two groups were given on the same crops; of large pictures a metric may skip some."""
+    crops = {entry["key"]: entry["crops"] for entry in theirs}
+    return {entry["key"] for entry in ours if crops.get(entry["key"]) == entry["crops"]}
+
+
 def _scored(
     run: Run, shown: dict[int, Pixels8], twins: dict[int, Pixels8], photo: Photo, reference: Image | None, job: Job
 ) -> Run:
@@ -189,15 +195,19 @@ def _scored(
     scores = scorer.score(
         [shown[i] for i in indices], lq=photo.pixels, reference=reference, fidelity_weight=job.fidelity_weight
     )
+    notices = [*run.values["notices"], *(scores.reward.notices if scores.reward else ())]
     if twins:
         images = [twins[i] for i in sorted(twins)]
-        run = with_before_scores(run, scorer.score(images, lq=photo.pixels, reference=reference).raw, sorted(twins))
+        before = scorer.score(images, lq=photo.pixels, reference=reference)
+        alike = _scored_alike(scores.metrics, before.metrics)
+        run = with_before_scores(run, {key: before.raw[key] for key in alike}, sorted(twins))
+        notices += [f"{key}: both adapters cannot be compared by it" for key in scores.raw if key not in alike]
     values = {
         **run.values,
         "metrics": scores.metrics,
         "left_out": scores.left_out,
         "reference": scores.with_reference,
-        "notices": [*run.values["notices"], *(scores.reward.notices if scores.reward else ())],
+        "notices": notices,
     }
     return with_scores(replace(run, values=values), scores.raw, indices, job.fidelity_weight)
 

@@ -64,9 +64,10 @@ def training_pairs(dataset: PreferenceDataset, config: PairsConfig) -> list[Trai
     if config.source == "table":
         table = dataset.pairs()
         places = {group: _places(dataset, index) for index, group in enumerate(dataset.group_ids)}
-        # Ties train nothing; a vote, or one photograph alone, has no weight and counts once.
-        table = table[table["reward_gap"] != 0].fillna({"w_total": 1.0})
-        columns = (table[name] for name in ("group_id", "winner_id", "loser_id", "w_total"))
+        # Ties train nothing. One photograph alone has no weight among others and keeps its own; a vote counts once.
+        table = table[table["reward_gap"] != 0]
+        weights = table["w_total"].fillna(table["w_intra"]).fillna(1.0)
+        columns = (table["group_id"], table["winner_id"], table["loser_id"], weights)
         for group, winner, loser, weight in zip(*columns, strict=True):
             place = places[str(group)]
             pairs.append(TrainingPair(str(group), place[int(winner)], place[int(loser)], float(weight)))

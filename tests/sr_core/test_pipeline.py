@@ -183,6 +183,14 @@ def test_both_sides_of_a_comparison_are_scored_alike(photo: Path, tmp_path: Path
     assert [dict(record.before_scores) for record in run.candidates] == [row["scores"] for row in scored]
 
 
+def test_scores_taken_on_other_crops_are_not_compared() -> None:
+    ours = [{"key": "niqe", "crops": [[0, 0, 9, 9]]}, {"key": "piqe", "crops": [[0, 0, 9, 9], [9, 0, 9, 9]]}]
+    theirs = [{"key": "niqe", "crops": [[0, 0, 9, 9]]}, {"key": "piqe", "crops": [[9, 0, 9, 9]]}]
+    assert pipeline._scored_alike(ours, theirs) == {"niqe"}
+    assert pipeline._scored_alike(ours, []) == set()
+    assert pipeline._scored_alike(ours, ours) == {"niqe", "piqe"}
+
+
 def test_a_comparison_that_failed_is_said_and_costs_no_candidate(
     photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

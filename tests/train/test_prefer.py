@@ -398,3 +398,18 @@ def test_what_the_page_exports_is_trained_on_with_the_pages_weights(
     lines = losses_of(tmp_path / "run")
     assert [line["step"] for line in lines] == [1, 2]
     assert lines[0]["rewards/margins"] == 0 != lines[1]["rewards/margins"]
+
+
+def test_one_photograph_alone_is_trained_on_with_its_own_weights(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", size=128)
+    settings = PairSettings(num_candidates=6, top=2, fidelity_weight=0.5)
+    found = pairable([run], settings)
+    export_runs(
+        found, tmp_path / "pairs", settings, mean_spread_in_view(found.runs, 2), datetime(2026, 1, 2, tzinfo=UTC)
+    )
+    dataset = open_dataset(tmp_path / "pairs")
+    expected = dataset.pairs()["w_intra"].tolist()
+    assert len(set(expected)) > 1
+    for source in ("table", "scores"):
+        weights = [pair.weight for pair in training_pairs(dataset, PairsConfig(source=source, top=2))]
+        assert weights == pytest.approx(expected, abs=1e-14)

@@ -1,0 +1,123 @@
+"""How long the page takes to answer: printed, not held, because machines differ (`-s` shows the table)."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from sr_core.runs import Run
+from tests.browser.conftest import PATIENCE_MS, open_page
+from tests.browser.server import served_page
+from tests.explorer_run import write_run
+
+pytestmark = pytest.mark.browser
+expect.set_options(timeout=PATIENCE_MS)
+CARDS = "#sr-grid button[data-index]"
+TURNS = 20
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return write_run(tmp_path_factory.mktemp("latency") / "run", num_candidates=16, size=1024)
+
+
+@pytest.fixture(scope="module")
+def served(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    root: Path = tmp_path_factory.mktemp("latency-page")
+    with served_page(root / "runs", runs=[run.folder]) as address:
+        yield address
+
+
+@pytest.fixture
+def page(browser: Browser, served: str, run: Run) -> Iterator[Page]:
+    page = open_page(browser, f"{served}?run={run.values['id']}")
+    expect(page.locator(CARDS)).to_have_count(16)
+    page.locator('.sr-stage[data-ready="yes"]').wait_for()
+    yield page
+    page.context.close()
+
+
+def answers(page: Page, act: Callable[[int], None], watched: str, attribute: str | None = None) -> list[float]:
+    """Return milliseconds from each act to the next change of `watched`, measured inside the browser."""
+    page.evaluate(
+        """([selector, attribute]) => {
+          window.began = 0; window.took = [];
+          const now = (event) => { if (event.isTrusted) window.began = performance.now(); };
+          for (const kind of ["keydown", "pointerdown"]) document.addEventListener(kind, now, true);
+          new MutationObserver(() => {
+            if (window.began) { window.took.push(performance.now() - window.began); window.began = 0; }
+          }).observe(document.querySelector(selector), attribute
+            ? {attributes: true, subtree: true, attributeFilter: [attribute]}
+            : {childList: true, characterData: true, subtree: true});
+        }""",
+        [watched, attribute],
+    )
+    for turn in range(TURNS):
+        act(turn)
+        page.wait_for_function("count => window.took.length > count", arg=turn)
+        page.wait_for_timeout(150)
+    return list(page.evaluate("window.took"))[:TURNS]
+
+
+def say(capsys: pytest.CaptureFixture[str], what: str, took: list[float]) -> None:
+    with capsys.disabled():
+        sys.stdout.write(
+            f"\n{what}: median {np.median(took):.0f} ms, p95 {np.quantile(took, 0.95):.0f} ms of {len(took)}\n"
+        )
+    assert len(took) == TURNS
+    assert min(took) > 0
+
+
+def test_first_load(browser: Browser, served: str, capsys: pytest.CaptureFixture[str]) -> None:
+    took = []
+    for _ in range(3):
+        context = browser.new_context()
+        page = context.new_page()
+        began = time.perf_counter()
+        page.goto(served)
+        page.locator("#sr-run").wait_for()
+        took.append(1000 * (time.perf_counter() - began))
+        context.close()
+    with capsys.disabled():
+        sys.stdout.write(f"\nfirst load, empty cache: median {np.median(took):.0f} ms of {len(took)}\n")
+    assert min(took) > 0
+
+
+def test_ranking_again(page: Page, capsys: pytest.CaptureFixture[str]) -> None:
+    slider = page.locator("#sr-taste-slider input[type=range]")
+    slider.focus()
+    took = answers(page, lambda turn: page.keyboard.press("ArrowRight" if turn % 2 else "ArrowLeft"), "#sr-grid")
+    say(capsys, "rank 16 candidates of 1024 px again", took)
+
+
+def test_ranking_again_under_explore(page: Page, capsys: pytest.CaptureFixture[str]) -> None:
+    page.locator("#sr-tab-explore-button").click()
+    page.locator("#sr-ranking .sr-chart-stage[data-ready='yes']").first.wait_for()
+    page.locator("#sr-explore-taste input[type=range]").focus()
+    took = answers(
+        page, lambda turn: page.keyboard.press("ArrowRight" if turn % 2 else "ArrowLeft"), "#sr-ranking-lead"
+    )
+    say(capsys, "rank again with Explore open", took)
+
+
+def test_filtering(page: Page, capsys: pytest.CaptureFixture[str]) -> None:
+    page.locator("#sr-tab-explore-button").click()
+    field = page.locator("#sr-ranking").get_by_label("is at least")
+    field.focus()
+    took = answers(
+        page, lambda turn: page.keyboard.press("Backspace" if turn % 2 else "1"), "#sr-ranking .sr-sortable", "hidden"
+    )
+    say(capsys, "filter 16 candidates", took)
+
+
+def test_pinning(page: Page, capsys: pytest.CaptureFixture[str]) -> None:
+    page.locator("#sr-tab-explore-button").click()
+    buttons = page.locator("#sr-ranking .sr-sortable .sr-pin")
+    count = buttons.count()
+    page.locator(".sr-cmp-stage[data-ready='yes']").wait_for()
+    took = answers(page, lambda turn: buttons.nth((3 * turn + 2) % count).click(), ".sr-cmp-tag-right")
+    say(capsys, "pin another candidate", took)
