@@ -1,6 +1,7 @@
 """Plotly charts that are drawn in the browser, each beside the table of its numbers."""
 
 import json
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import gradio as gr
 import pandas as pd
 import plotly
 import plotly.graph_objects as go
+from plotly.io.json import to_json_plotly
 
 from sr_core.ui.pictures import file_url
 from sr_core.ui.theme import static_text
@@ -35,16 +37,20 @@ def chart_widget(elem_id: str, *, visible: bool = True) -> gr.HTML:
     )
 
 
-def chart_value(figure: go.Figure, *, title: str, summary: str, table: pd.DataFrame, note: str = "") -> dict[str, Any]:
+def chart_value(
+    figure: go.Figure | Mapping[str, Any], *, title: str, summary: str, table: pd.DataFrame, note: str = ""
+) -> dict[str, Any]:
     """Return a chart for `chart_widget`.
 
+    `figure` may be its data and layout as they are, which spares the library's check of every part, slow in a view that
+    follows a slider.
     `summary` says in words what the chart shows, for those who cannot see it. `table` holds its numbers, with its
     index as the first column.
     """
     return {
         # With the value, because a widget in a tab that was never opened may not have its other settings yet.
         "script": file_url(PLOTLY_FOLDER / "plotly.min.js"),
-        "figure": json.loads(figure.to_json()),
+        "figure": json.loads(to_json_plotly(figure)),
         "title": title,
         "summary": summary,
         "table": table_html(table, caption=title),

@@ -6,7 +6,6 @@ from typing import Any
 
 import gradio as gr
 import pandas as pd
-import plotly.graph_objects as go
 
 from sr_core.disagreement import (
     FEWEST_CANDIDATES,
@@ -171,7 +170,7 @@ def _matrix(table: CorrelationTable, scope: Scope) -> dict[str, Any]:
     lowest = table.lowest
     least = "" if lowest is None else f" Lowest: {label_of(lowest[0])} and {label_of(lowest[1])}."
     return chart_value(
-        go.Figure({"data": [heat], "layout": layout}),
+        {"data": [heat], "layout": layout},
         title=f"How far metrics agree: {STATISTICS[table.statistic]}",
         summary=f"Rank correlation of {len(labels)} metrics with one another over {defined} runs.{least}",
         table=_pair_table(table),

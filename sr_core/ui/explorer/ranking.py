@@ -6,7 +6,6 @@ from typing import Any
 import gradio as gr
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 
 from sr_core.explanation import Drop, RankBootstrap, RankedGroup, bootstrap_ranks, contributions, drop_one, ranked_group
 from sr_core.rewards.group import tie_band
@@ -143,7 +142,6 @@ def _bars(run: Run, group: RankedGroup, names: list[str]) -> dict[str, Any]:
         "xaxis": {"tickvals": places, "ticktext": [f"{ranks[m]} \u00b7 {escape(names[m])}" for m in order]},
         "yaxis": {"title": {"text": "Reward"}, "range": [0, max(1.0, 1.08 * top)]},
     }  # fmt: skip
-    figure = go.Figure({"data": [*bars, totals], "layout": layout})
     table = pd.DataFrame(
         {label_of(key): values[order] for key, values in parts.items()} | {"Reward": reward[order]},
         index=pd.Index([names[m] for m in order], name="Candidate"),
@@ -151,7 +149,7 @@ def _bars(run: Run, group: RankedGroup, names: list[str]) -> dict[str, Any]:
     best = order[0]
     largest = max(parts, key=lambda key: float(parts[key][best]))
     return chart_value(
-        figure,
+        {"data": [*bars, totals], "layout": layout},
         title="What each metric adds to the reward",
         summary=(
             f"Stacked bars of {len(order)} candidates, best first. {names[best]} leads with {reward[best]:.3f}; "
@@ -203,23 +201,20 @@ def _ranks(group: RankedGroup, names: list[str], resampled: RankBootstrap) -> di
     order = np.argsort(-group.reward.reward, kind="stable").tolist()
     share = 100 * resampled.rank_share[order]
     places, ranks = list(range(len(order))), list(range(1, len(order) + 1))
-    figure = go.Figure(
-        go.Heatmap(
-            x=ranks, y=places, z=share.tolist(), zmin=0, colorscale=MAGNITUDES, texttemplate="%{z:.0f}",
-            hovertemplate="rank %{x} in %{z:.1f} %<extra></extra>", showscale=False,
-        )
-    )  # fmt: skip
-    figure.update_layout(
-        height=120 + 30 * len(order), uirevision="ranks",
-        xaxis={"title": {"text": "Rank"}, "dtick": 1},
-        yaxis={"tickvals": places, "ticktext": [escape(names[m]) for m in order], "autorange": "reversed"},
-    )  # fmt: skip
+    heat = {
+        "type": "heatmap", "x": ranks, "y": places, "z": share.tolist(), "zmin": 0, "colorscale": MAGNITUDES,
+        "texttemplate": "%{z:.0f}", "hovertemplate": "rank %{x} in %{z:.1f} %<extra></extra>", "showscale": False,
+    }  # fmt: skip
+    layout = {
+        "height": 120 + 30 * len(order), "uirevision": "ranks", "xaxis": {"title": {"text": "Rank"}, "dtick": 1},
+        "yaxis": {"tickvals": places, "ticktext": [escape(names[m]) for m in order], "autorange": "reversed"},
+    }  # fmt: skip
     index = pd.Index([names[m] for m in order], name="Candidate")
     table = pd.DataFrame({"Highest, %": 100 * resampled.highest[order], "Mean rank": resampled.mean_rank[order]}, index)
     for rank in ranks:
         table[f"Rank {rank}, %"] = share[:, rank - 1]
     return chart_value(
-        figure,
+        {"data": [heat], "layout": layout},
         title="Ranks when the metrics are resampled, in % of the resamplings",
         summary=(
             f"Share of {resampled.num_resamples} resamplings in which each candidate takes each rank. "

@@ -99,10 +99,10 @@ def powers_chart(view: View) -> dict[str, Any]:
         "type": "scatter", "x": view.frequency, "y": report.guide[basis], "name": GUIDE, "mode": "lines",
         "line": {"color": OLIVE, "dash": "longdashdot", "width": 1.4}, "hoverinfo": "skip",
     }  # fmt: skip
-    figure = _figure(view, [guide, *_traces(view, drawn, powers, "%{y:.3g}")])
-    figure.update_yaxes(
-        type="log", title={"text": "Mean power of luma", "standoff": 8}, exponentformat="power", dtick=2
-    )
+    axis = {
+        "type": "log", "title": {"text": "Mean power of luma", "standoff": 8}, "exponentformat": "power", "dtick": 2,
+    }  # fmt: skip
+    figure = _figure(view, [guide, *_traces(view, drawn, powers, "%{y:.3g}")], axis)
     count = sum(name.startswith("candidate-") for name in report.pictures)
     summary = (
         f"Power spectra of {count} candidates, {', '.join(line.name for line in drawn if line.picture in NAMES)} and "
@@ -122,8 +122,8 @@ def levels_chart(view: View) -> dict[str, Any]:
     """Return every picture's level in dB: fidelity below the input's Nyquist frequency, invention above it."""
     report, basis, drawn = view.report, view.basis, lines(view.run, view.report)
     levels = {line.picture: report.relative(line.picture, basis) for line in drawn}
-    figure = _figure(view, list(_traces(view, drawn, levels, "%{y:.2f} dB")))
-    figure.update_yaxes(title="Level, dB", zeroline=True)
+    axis = {"title": {"text": "Level, dB"}, "zeroline": True}
+    figure = _figure(view, list(_traces(view, drawn, levels, "%{y:.2f} dB")), axis)
     summary = (
         f"Levels of {len(drawn)} pictures in dB by frequency: against the input's own spectrum below its Nyquist "
         f"frequency, against the 1/f\u00b2 continuation above it; {_limit_words(view)}."
@@ -231,14 +231,13 @@ def _traces(view: View, drawn: Sequence[Line], values: Mapping[str, Numbers], nu
             "opacity": 0.6 if line.faint else 1.0,
             "legendgroup": "others" if line.faint else line.picture,
             "showlegend": not (line.faint and named),
-            # An array spares the check of every point.
-            "customdata": np.tile(np.array([INPUT, line.picture]), (len(view.frequency), 1)),
+            "customdata": [[INPUT, line.picture]] * len(view.frequency),
             "hovertemplate": f"<b>{escape(line.name)}</b><br>%{{x:.4g}} {unit}<br>{number}<extra></extra>",
         }
         named = named or line.faint
 
 
-def _figure(view: View, traces: list[dict[str, Any]]) -> go.Figure:
+def _figure(view: View, traces: list[dict[str, Any]], levels: dict[str, Any]) -> dict[str, Any]:
     """Return lines on a logarithmic axis of frequency in the view's unit, the input's Nyquist frequency marked."""
     limit = view.report.nyquist * view.factor
     low, high = float(view.frequency[0]), float(view.frequency[-1])
@@ -256,9 +255,9 @@ def _figure(view: View, traces: list[dict[str, Any]]) -> go.Figure:
         "text": "input\u2019s Nyquist", "x": log10(limit), "y": 1, "yref": "paper", "showarrow": False,
         "xanchor": "right", "yanchor": "top", "xshift": -4,
     }  # fmt: skip
-    layout = {"height": 460, "hovermode": "closest", "xaxis": axis, "shapes": [mark], "annotations": [words]}
+    layout = {"height": 460, "hovermode": "closest", "xaxis": axis, "yaxis": levels, "shapes": [mark]}
     key = f"{view.run.folder.name} {view.basis} {view.unit}"
-    return go.Figure(traces, {**layout, "legend": LEGEND, "uirevision": key})
+    return {"data": traces, "layout": {**layout, "annotations": [words], "legend": LEGEND, "uirevision": key}}
 
 
 def _table(view: View, drawn: Sequence[Line], values: Mapping[str, Numbers]) -> pd.DataFrame:

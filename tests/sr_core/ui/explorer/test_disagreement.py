@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import plotly.graph_objects as go
 import pytest
 
 from sr_core.disagreement import contested_pairs, correlate
@@ -62,6 +63,10 @@ def test_all_runs_in_view_are_pooled_and_named(runs: list[Run], tmp_path: Path) 
     assert f'data-pin-run="run{first.group}"' in both[4]
     assert f"of {first.group + 1}. bluebird.png</strong>" in both[4]
     assert "bluebird.png" not in one[4]
+
+
+def test_the_chart_is_valid_to_the_library_that_draws_it(runs: list[Run], tmp_path: Path) -> None:
+    go.Figure(DisagreementSection().show(visit_of(tmp_path, runs[0]))[3]["figure"])
 
 
 def test_a_metric_that_is_constant_is_shown_as_undefined(runs: list[Run], tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import plotly.graph_objects as go
 import pytest
 
 from sr_core.explanation import bootstrap_ranks, drop_one, ranked_group
@@ -55,6 +56,12 @@ def test_the_chart_has_a_table_of_the_same_numbers(run: Run, tmp_path: Path) -> 
     for trace in traces:
         assert all(f"<td>{value:.4g}</td>" in bars["table"] for value in trace["y"])
     assert all(record.name in bars["table"] for record in run.candidates)
+
+
+def test_charts_are_valid_to_the_library_that_draws_them(run: Run, tmp_path: Path) -> None:
+    shown = RankingSection().show(visit_of(tmp_path, run))
+    for chart in (shown[1], shown[4]):
+        go.Figure(chart["figure"])
 
 
 def test_names_that_came_with_a_file_are_text_not_markup(run: Run, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import math
 from typing import Any
 
 import numpy as np
+import plotly.graph_objects as go
 import pytest
 
 from sr_core.runs import Run
@@ -78,6 +79,11 @@ def test_the_levels_drawn_are_the_reports(run: Run) -> None:
     assert set(drawn) == set(view.report.pictures)
     for picture in drawn:
         np.testing.assert_array_equal(values(drawn[picture]["y"]), view.report.relative(picture, "dct"))
+
+
+@pytest.mark.parametrize("chart", [powers_chart, levels_chart])
+def test_charts_are_valid_to_the_library_that_draws_them(run: Run, chart) -> None:
+    go.Figure(chart(view_of(run))["figure"])
 
 
 def test_frequencies_per_input_pixel_put_nyquist_at_one_half(run: Run) -> None:
