@@ -3,7 +3,7 @@
 import hashlib
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -20,8 +20,7 @@ from sr_core.errors import InputError
 from sr_core.images import Photo, Pixels8, read_image, read_marker, to_uint8, write_image
 from sr_core.pipeline import scorer_for
 from sr_core.resampling import resize_clamped
-from sr_core.rewards.hybrid import GroupScores
-from sr_core.runs import CandidateRecord, Run, reference_file, with_before_scores, with_scores
+from sr_core.runs import CandidateRecord, Run, reference_file
 from sr_core.samples import Array, eight_bits
 from sr_core.sandbox import decode_isolated
 from sr_core.scoring import local_pixels
@@ -300,43 +299,52 @@ def _conditions(run: Run) -> tuple[Photo, Image | None]:
 
 
 def _scored(run: Run, pixels: Sequence[Pixels8], indices: Sequence[int]) -> Run:
-    """Put scores on the new candidates; on all of them if those that are there were not taken in the same way."""
+    """Put scores on the new candidates, in the crops in which the group was scored, and leave the others theirs.
+
+    Only if those that are there were not scored by the metrics that are here now, all of them are scored again.
+    """
     photo, reference = _conditions(run)
-    scorer = scorer_for(run.values["metric_set"])
-    weight = float(run.values["fidelity_weight"])
-    fresh = scorer.score(pixels, lq=photo.pixels, reference=reference, fidelity_weight=weight)
-    earlier = {metric["key"]: metric for metric in run.values["metrics"]}
     known = {key for record in run.candidates for key in record.scores}
-    if not known or known - earlier.keys() or any(earlier.get(m["key"], m) != m for m in fresh.metrics):
+    if not known or known - {metric["key"] for metric in run.values["metrics"]}:
         return _rescored(run, photo, reference)
-    groups = [(fresh, list(indices))]
-    if len(pixels) > 1 and earlier.keys() - fresh.raw.keys():
-        # What fails for one of them must not cost the others their scores.
-        alone = (scorer.score([one], lq=photo.pixels, reference=reference) for one in pixels)
-        groups = [(scores, [index]) for scores, index in zip(alone, indices, strict=True)]
-    for scores, members in groups:
-        raw = {key: values for key, values in scores.raw.items() if key in earlier}
-        run = with_scores(run, raw, members, weight)
-    return run
+    scorer = scorer_for(run.values["metric_set"])
+    scores = scorer.score_like(pixels, run.values["metrics"], lq=photo.pixels, reference=reference)
+    if scores is None:
+        return _rescored(run, photo, reference)
+    found = dict(zip(indices, scores, strict=True))
+    records = (replace(record, scores=found.get(record.index, record.scores)) for record in run.candidates)
+    return replace(run, candidates=tuple(records))
 
 
 def _rescored(run: Run, photo: Photo, reference: Image | None) -> Run:
-    """Score every candidate again, and what the adapter to compare with drew, with the metrics that are here now."""
+    """Score every candidate again with the metrics that are here now: those that the run drew together, others alike.
+
+    So are the images of the adapter to compare with.
+    """
     scorer = scorer_for(run.values["metric_set"])
-    weight = float(run.values["fidelity_weight"])
-
-    def score(paths: Mapping[int, Path]) -> GroupScores:
-        with tempfile.TemporaryDirectory(prefix="sr-rescore-") as kept:
-            images = [_mapped(local_pixels(path), Path(kept) / f"{index}.npy") for index, path in paths.items()]
-            return scorer.score(images, lq=photo.pixels, reference=reference, fidelity_weight=weight)
-
-    scores = score({record.index: run.path(record) for record in run.candidates if record.file is not None})
-    cleared = tuple(replace(record, scores={}, before_scores={}) for record in run.candidates)
-    values = {**run.values, "metrics": scores.metrics, "left_out": scores.left_out}
-    indices = [record.index for record in run.candidates if record.file is not None]
-    rescored = with_scores(replace(run, values=values, candidates=cleared), scores.raw, indices, weight)
+    files = {record.index: run.path(record) for record in run.candidates if record.file is not None}
+    drawn = {record.index for record in run.candidates if record.source is None} & files.keys() or set(files)
+    others = {index: path for index, path in files.items() if index not in drawn}
     twins = {record.index: run.folder / record.before for record in run.candidates if record.before is not None}
-    return with_before_scores(rescored, score(twins).raw, list(twins)) if twins else rescored
+    with tempfile.TemporaryDirectory(prefix="sr-rescore-") as kept:
+
+        def images(paths: Iterable[Path]) -> list[Pixels8]:
+            return [_mapped(local_pixels(path), Path(kept) / f"{path.name}.npy") for path in paths]
+
+        def alike(paths: Mapping[int, Path], metrics: list[dict[str, Any]]) -> dict[int, dict[str, float]]:
+            if not paths:
+                return {}
+            found = scorer.score_like(images(paths.values()), metrics, lq=photo.pixels, reference=reference)
+            return dict(zip(paths, found or (), strict=True))
+
+        group = images(path for index, path in files.items() if index in drawn)
+        scores = scorer.score(group, lq=photo.pixels, reference=reference)
+        found, before = alike(others, scores.metrics), alike(twins, scores.metrics)
+    for place, index in enumerate(index for index in files if index in drawn):
+        found[index] = {key: column[place] for key, column in scores.raw.items()}
+    records = (replace(r, scores=found.get(r.index, {}), before_scores=before.get(r.index, {})) for r in run.candidates)
+    values = {**run.values, "metrics": scores.metrics, "left_out": scores.left_out}
+    return replace(run, values=values, candidates=tuple(records))
 
 
 def _mapped(pixels: Pixels8, path: Path) -> Pixels8:

@@ -1,7 +1,8 @@
 """Score a group of candidates with a metric set and turn the scores into rewards and ranks."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -114,11 +115,9 @@ class GroupScorer:
                 f"got {tuple(reference.shape)}"
             )
         keys = self.keys(with_reference=reference is not None, with_lq=lq is not None)
-        full = _View(height, width, lambda crop: _batch(pixels, crop).to(self.device), reference)
-        results = self._score_view([key for key in keys if not key.startswith(CONSISTENCY)], full)
-        if reference is None and lq is not None:
-            reduced = _reduced_view(pixels, lq, self.device)
-            results |= self._score_view([key for key in keys if key.startswith(CONSISTENCY)], reduced)
+        results: dict[str, _Score | str] = {}
+        for viewed, view in self._views(pixels, keys, lq, reference):
+            results |= self._score_view(viewed, view)
         scores = {key: result for key in keys if isinstance(result := results[key], _Score)}
         left_out = {key: result for key in keys if isinstance(result := results[key], str)}
         raw = {key: score.values for key, score in scores.items()}
@@ -133,6 +132,53 @@ class GroupScorer:
             left_out=[{"name": key, "reason": reason} for key, reason in left_out.items()],
             with_reference=reference is not None,
         )
+
+    @torch.inference_mode()
+    def score_like(
+        self,
+        candidates: Sequence[Pixels8],
+        metrics: Sequence[Mapping[str, Any]],
+        *,
+        lq: Float[Tensor, "1 3 lq_h lq_w"],
+        reference: Float[Tensor, "1 3 hq_h hq_w"] | None,
+    ) -> list[dict[str, float]] | None:
+        """Score candidates one by one as a group of the same photo was: by `metrics`, its provenance, in their crops.
+
+        A score that is not finite there is lacking. None if the group was scored by other versions of the metrics, or
+        in other crops than are taken here.
+        """
+        stored = {metric["key"]: metric for metric in metrics}
+        found: list[dict[str, float]] = [{} for _ in candidates]
+        keys = self.keys(with_reference=reference is not None)
+        for viewed, view in self._views(_pixels8(candidates), keys, lq, reference):
+            crops = scored_crops(view.height, view.width)
+            usable = {k: self._metrics[n] for k in viewed if (n := k.removeprefix(CONSISTENCY)) in self._metrics}
+            side = min(crops[0].height, crops[0].width)
+            usable = {k: metric for k, metric in usable.items() if k in stored and side >= metric.spec.min_side}
+            kept: dict[str, list[int]] = {}
+            for key, metric in usable.items():
+                kept[key] = [i for i, crop in enumerate(crops) if list(crop) in stored[key].get("crops", [])]
+                if not kept[key] or stored[key] != _provenance(key, metric, [crops[i] for i in kept[key]]):
+                    return None
+            for key, by_crop in _score_crops(usable, view, crops).items():
+                for scores, value in zip(found, by_crop[kept[key]].mean(axis=0).tolist(), strict=True):
+                    if isfinite(value):
+                        scores[key] = value
+        return found
+
+    def _views(
+        self,
+        pixels: Sequence[Pixels8],
+        keys: Sequence[str],
+        lq: Float[Tensor, "1 3 lq_h lq_w"] | None,
+        reference: Float[Tensor, "1 3 hq_h hq_w"] | None,
+    ) -> Iterator[tuple[list[str], _View]]:
+        """Yield the keys of the full candidates and those of the reduced ones, each with what they are shown."""
+        height, width = pixels[0].shape[:2]
+        full = _View(height, width, lambda crop: _batch(pixels, crop).to(self.device), reference)
+        yield [key for key in keys if not key.startswith(CONSISTENCY)], full
+        if reference is None and lq is not None:
+            yield [key for key in keys if key.startswith(CONSISTENCY)], _reduced_view(pixels, lq, self.device)
 
     def _score_view(self, keys: Sequence[str], view: _View) -> dict[str, _Score | str]:
         """Return the score of each key, or the reason why there is none."""
@@ -193,8 +239,14 @@ def _pool(key: str, metric: Metric, by_crop: Float64[np.ndarray, "k m"], crops: 
     finite = np.isfinite(by_crop).all(axis=1)
     if not finite.any():
         return "gave a value that is not finite (is a candidate without any structure?)"
+    kept = [crop for crop, is_finite in zip(crops, finite, strict=True) if is_finite]
+    return _Score(by_crop[finite].mean(axis=0).tolist(), _provenance(key, metric, kept))
+
+
+def _provenance(key: str, metric: Metric, crops: Sequence[Crop]) -> dict[str, Any]:
+    """Return how a score was taken, ready for JSON."""
     spec, term = metric.spec, score_term(key)
-    provenance: dict[str, Any] = {
+    return {
         "key": key,
         "metric": spec.name,
         "label": spec.label,
@@ -205,6 +257,5 @@ def _pool(key: str, metric: Metric, by_crop: Float64[np.ndarray, "k m"], crops: 
         "best": spec.best,
         "tolerance": term.tolerance,
         "min_side": spec.min_side,
-        "crops": [list(crop) for crop, kept in zip(crops, finite, strict=True) if kept],
-    }
-    return _Score(by_crop[finite].mean(axis=0).tolist(), provenance | dict(metric.provenance))
+        "crops": [list(crop) for crop in crops],
+    } | dict(metric.provenance)
