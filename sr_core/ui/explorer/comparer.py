@@ -1,9 +1,14 @@
 """Any two pictures of a run side by side, at true pixels."""
 
+import asyncio
+import json
+from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
 
+from sr_core.errors import InputError, SRError
+from sr_core.files import replace_text
 from sr_core.regions import Box, Region, find_regions
 from sr_core.scoring import local_pixels
 from sr_core.ui.explorer.chart import table_html
@@ -11,73 +16,121 @@ from sr_core.ui.explorer.crop_table import drift_table
 from sr_core.ui.explorer.level_maps import SPREAD, above_map, magnitude_colours, spread_map
 from sr_core.ui.explorer.pins import INPUT, candidate_id
 from sr_core.ui.explorer.run_pictures import picture_value, run_pictures
+from sr_core.ui.explorer.section import LIGHT
 from sr_core.ui.theme import static_text
 from sr_core.ui.visits import Shown, Visit, VisitStore
-from sr_core.ui.words import in_words
 
-LOOKING: dict[str, Any] = {
-    "concurrency_id": "looking",
-    "concurrency_limit": 1,
-    "show_progress": "hidden",
-    "api_visibility": "private",
-}
-"""How events are wired that read the run's files: one at a time, beside the model."""
-
-
-def answer_widget(event_name: str) -> gr.HTML:
-    """Return a widget without a face: what an event returns to it reaches the browser's scripts under that name."""
-    script = f'const eventName = "{event_name}";\n{static_text("comparer_answer.js")}'
-    return gr.HTML(None, html_template="", js_on_load=script, elem_id=event_name)
+MOST_WAITING = 16
+"""Looks that may wait in a line; more are sent away with a word."""
+BUSY = "too many people look at pictures right now"
+GONE = "that run is not here any more"
+OPEN_FAILED = """() => { window.dispatchEvent(new CustomEvent("sr-open-failed")); }"""
+"""Tells the comparer that its event `open_run` came to nothing."""
+Look = Callable[[Shown, gr.EventData], dict[str, Any]]
 
 
-class ComparerEvents:
-    """What the comparer asks the server for: maps, crops worth a look, and their numbers."""
+class Line:
+    """What reads a run's files, one after another: beside the model, and out of the queue of restorations."""
 
-    def __init__(self, store: VisitStore) -> None:
-        self._store = store
+    def __init__(self) -> None:
+        self._turn = asyncio.Semaphore(1)
+        self._num_waiting = 0
 
-    def level_map(self, event: gr.EventData, request: gr.Request) -> dict[str, Any]:
-        """Return a map of the run on screen for an overlay."""
-        shown = self._shown(request)
-        with in_words():
-            value = spread_map(shown) if event.map == SPREAD else above_map(shown, str(event.picture))
-        return {"run": shown.key, **value}
+    async def run(self, work: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
+        """Return what the work returns once it is its turn; None if the line is full."""
+        if self._num_waiting >= MOST_WAITING:
+            return None
+        self._num_waiting += 1
+        try:
+            await self._turn.acquire()
+        finally:
+            self._num_waiting -= 1
+        try:
+            return await asyncio.to_thread(work)
+        finally:
+            self._turn.release()
 
-    def regions(self, request: gr.Request) -> dict[str, Any]:
-        """Return crops of the run on screen where faces or text were found."""
-        shown = self._shown(request)
-        best = next((picture for picture in run_pictures(shown) if picture.kind == "candidate"), None)
-        found = [] if best is None else find_regions(local_pixels(best.path))
-        return {"run": shown.key, "regions": [_region_value(region, found) for region in found]}
 
-    def numbers(self, event: gr.EventData, request: gr.Request) -> dict[str, Any]:
-        """Return the edge drift of every picture in a crop of the run on screen."""
-        shown = self._shown(request)
-        box = Box(*(int(part) for part in event.box))
-        with in_words():
-            table, note = drift_table(shown, box)
-        words = f"Edge drift at {box.left}, {box.top}, {box.width} x {box.height} px"
-        return {"run": shown.key, "box": list(box), "table": table_html(table, caption=words), "note": note}
+MAPS, CROPS = Line(), Line()
+"""Maps of large pictures take long; nobody's crop waits for them."""
 
-    def _shown(self, request: gr.Request) -> Shown:
-        with in_words():
-            return self._store.visit(request.session_hash).require()[0]
+
+def ask_server(widget: gr.HTML, event_name: str, *, store: VisitStore, line: Line, look: Look) -> None:
+    """Let a widget's script ask something about a run of the visit, named by `run`, by its event `want_NAME`.
+
+    The answer reaches the browser's scripts as the event `sr-NAME`. Its `run` is the one that was asked about; where
+    there is no answer, `problem` says why and `again` whether asking again may help.
+    """
+    answer_name = event_name.replace("want_", "sr-")
+    script = f'const eventName = "{answer_name}";\n{static_text("comparer_answer.js")}'
+    answer = gr.HTML(None, html_template="", js_on_load=script, elem_id=answer_name, elem_classes="sr-answer")
+
+    async def wanted(event: gr.EventData, request: gr.Request) -> dict[str, Any]:
+        visit = store.visit(request.session_hash)
+        found = await line.run(lambda: looked(visit, event, look))
+        return found or {"run": str(event.run), "problem": BUSY, "again": True}
+
+    asked = getattr(widget, event_name)(wanted, None, answer, trigger_mode="multiple", **LIGHT)
+    failed = f'() => {{ window.dispatchEvent(new CustomEvent("{answer_name}", {{ detail: null }})); }}'
+    asked.failure(None, None, None, js=failed, **LIGHT)
+
+
+def looked(visit: Visit, event: gr.EventData, look: Look) -> dict[str, Any]:
+    """Return an answer about the run that an event names, which need not be the one on screen."""
+    run = str(event.run)
+    try:
+        shown = next((shown for shown in visit.shown if shown.key == run), None)
+        if shown is None:
+            raise InputError(GONE)
+        return {"run": run, **look(shown, event)}
+    except SRError as error:
+        return {"run": run, "problem": str(error), "again": False}
+    except FileNotFoundError:
+        # The run was deleted meanwhile.
+        return {"run": run, "problem": GONE, "again": False}
+
+
+def level_map(shown: Shown, event: gr.EventData) -> dict[str, Any]:
+    """Return a map of the run for an overlay."""
+    return spread_map(shown) if event.map == SPREAD else above_map(shown, str(event.picture))
+
+
+def regions(shown: Shown, _event: gr.EventData) -> dict[str, Any]:
+    """Return crops of the run where faces or text were found in its best candidate; sought once for each file."""
+    best = next((picture for picture in run_pictures(shown) if picture.kind == "candidate"), None)
+    if best is None:
+        return {"regions": []}
+    kept = shown.view_folder / f"{best.id}-{best.path.stat().st_mtime_ns}.regions.json"
+    if not kept.is_file():
+        found = find_regions(local_pixels(best.path))
+        replace_text(kept, json.dumps([_region_value(region, found) for region in found]))
+    return {"regions": json.loads(kept.read_text())}
+
+
+def numbers(shown: Shown, event: gr.EventData) -> dict[str, Any]:
+    """Return the edge drift of every picture in a crop of the run."""
+    box = Box(*(int(part) for part in event.box))
+    table, note = drift_table(shown, box)
+    words = f"Edge drift at {box.left}, {box.top}, {box.width} x {box.height} px"
+    return {"table": table_html(table, caption=words), "note": note}
 
 
 def build_comparer(store: VisitStore) -> gr.HTML:
     """Lay out the comparer, wire what it asks the server for, and return its widget.
 
-    Its event `open_run` asks for another run of the visit, named by `run`.
+    Its event `open_run` asks for another run of the visit, named by `run`; what answers it runs `OPEN_FAILED` where it
+    cannot.
     """
-    events = ComparerEvents(store)
     widget = gr.HTML(
-        None, html_template=static_text("comparer.html"), js_on_load=static_text("comparer.js"), elem_id="sr-comparer",
+        None,
+        html_template=static_text("comparer.html"),
+        js_on_load=static_text("ask.js") + static_text("comparer.js"),
+        elem_id="sr-comparer",
         apply_default_css=False,
-    )  # fmt: skip
-    answer = answer_widget("sr-comparer-answer")
-    widget.want_map(events.level_map, None, answer, **LOOKING)
-    widget.want_regions(events.regions, None, answer, **LOOKING)
-    widget.want_numbers(events.numbers, None, answer, **LOOKING)
+    )
+    ask_server(widget, "want_map", store=store, line=MAPS, look=level_map)
+    ask_server(widget, "want_regions", store=store, line=CROPS, look=regions)
+    ask_server(widget, "want_numbers", store=store, line=CROPS, look=numbers)
     return widget
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import gradio as gr
 
-from sr_core.ui.explorer.comparer import build_comparer, comparer_value
+from sr_core.ui.explorer.comparer import OPEN_FAILED, build_comparer, comparer_value
 from sr_core.ui.explorer.section import LIGHT, Section
 from sr_core.ui.explorer.sections import EXPLORE
 from sr_core.ui.visits import Visit, VisitStore
@@ -65,7 +65,8 @@ class Explore:
         self._refresh, self._outputs = refresh, outputs
         tab.select(refresh, None, outputs, **LIGHT)
         switcher.input(switch, switcher, outputs, **LIGHT)
-        comparer.open_run(open_pinned, None, outputs, **LIGHT)
+        opened = comparer.open_run(open_pinned, None, outputs, **LIGHT)
+        opened.failure(None, None, None, js=OPEN_FAILED, **LIGHT)
         taste.input(rank, taste, outputs, trigger_mode="always_last", **LIGHT)
         for section, view, widgets in zip(self._sections, tabs, filled, strict=True):
             view.select(self._opener(section), None, widgets, **LIGHT)

@@ -6,7 +6,7 @@ import gradio as gr
 
 from sr_core.errors import InputError
 from sr_core.ui.explorer.chart import table_html
-from sr_core.ui.explorer.comparer import LOOKING, answer_widget
+from sr_core.ui.explorer.comparer import MAPS, ask_server
 from sr_core.ui.explorer.level_maps import (
     ABOVE,
     ABOVE_LEGEND,
@@ -20,7 +20,6 @@ from sr_core.ui.explorer.level_maps import (
 from sr_core.ui.explorer.run_pictures import run_pictures
 from sr_core.ui.theme import static_text
 from sr_core.ui.visits import Shown, Visit, VisitStore
-from sr_core.ui.words import in_words
 
 
 class MapsSection:
@@ -32,17 +31,15 @@ class MapsSection:
     def build(self, store: VisitStore) -> list[Any]:
         """Lay out both maps; they are made when the browser asks for them."""
         widget = gr.HTML(
-            None, html_template=static_text("maps.html"), js_on_load=static_text("maps.js"), elem_id="sr-maps",
+            None,
+            html_template=static_text("maps.html"),
+            js_on_load=static_text("ask.js") + static_text("maps.js"),
+            elem_id="sr-maps",
             apply_default_css=False,
-        )  # fmt: skip
-        answer = answer_widget("sr-maps-answer")
-
-        def maps(event: gr.EventData, request: gr.Request) -> dict[str, Any]:
-            with in_words():
-                shown, _ = store.visit(request.session_hash).require()
-                return {"wanted": event.wanted, **both_maps(shown, str(event.picture))}
-
-        widget.want_maps(maps, None, answer, **LOOKING)
+        )
+        ask_server(
+            widget, "want_maps", store=store, line=MAPS, look=lambda shown, event: both_maps(shown, str(event.picture))
+        )
         return [widget]
 
     def show(self, visit: Visit) -> list[Any]:

@@ -10,14 +10,14 @@ const LADDER = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32];
 const LUMA = [0.299, 0.587, 0.114];
 const KEPT_PIXELS = window.innerWidth < 860 ? 24e6 : 96e6;
 const DIFFERENCE_PIXELS = 4e6;
-const LENS = 11;
+const LENSES = { 11: 121, 21: 126, 41: 123 };
 const calm = window.matchMedia("(prefers-reduced-motion: reduce)");
 
 let shown = null;
 const pins = { left: "input", right: "" };
 let mode = "side", zoom = "fit", pinched = null, centre = { x: 0, y: 0 }, point = { x: 0, y: 0 };
 let share = 50, channel = "luma", gain = 1, inputKind = "bicubic", overlay = "", opacity = 80;
-let flipped = false, playing = false, pace = 800, timer = 0, arming = null, crop = null, crops = [], pending = null, numLoads = 0, asked = false;
+let flipped = false, playing = false, pace = 800, timer = 0, arming = null, crop = null, crops = [], pending = null, numLoads = 0, asked = false, lens = 11;
 
 // One picture pixel is one device pixel at 1:1, whatever the screen's density.
 const density = () => window.devicePixelRatio || 1;
@@ -253,17 +253,33 @@ function signed(value, digits) {
 
 const overlayKey = () => overlay && shown ? shown.run + "|" + overlay + "|" + (overlay === "above" ? pins.right : "") : "";
 
+// What failed before may go well when it is asked for again.
+function forgetProblem() { const map = maps.get(overlayKey()); if (map && map.problem) maps.delete(overlayKey()); }
+
 function wantOverlay() {
   const key = overlayKey();
   if (!key || maps.has(key)) return;
-  if (overlay === "above" && pins.right === "input") { maps.set(key, { problem: "The input has nothing above its own Nyquist frequency." }); return; }
-  maps.set(key, {});
-  trigger("want_map", { map: overlay, picture: pins.right });
+  if (overlay === "above" && pins.right === "input") { maps.set(key, { problem: "the input has nothing above its own Nyquist frequency" }); return; }
+  askMap({ run: shown.run, map: overlay, picture: overlay === "above" ? pins.right : null });
 }
 
-async function takeMap(answer) {
-  const key = answer.run + "|" + answer.map + "|" + (answer.picture || "");
-  const bitmap = await decoded(answer.url), width = bitmap.width, height = bitmap.height;
+const askMap = asker("want_map", () => shown && shown.run, async (answer, question) => {
+  const key = question.run + "|" + question.map + "|" + (question.picture || ""), { run, colours } = shown;
+  let map = answer;
+  if (!answer.problem) {
+    const bitmap = await decoded(answer.url).catch(() => null);
+    if (!shown || shown.run !== run) return;
+    map = bitmap ? coloured(bitmap, answer, colours) : { problem: "the map's file could not be read", again: true };
+  }
+  // Maps of large pictures are large; only a few are worth their memory.
+  for (const old of Array.from(maps.keys()).slice(0, -6)) if (old !== key) maps.delete(old);
+  maps.set(key, map);
+  showOptions();
+  redraw();
+});
+
+function coloured(bitmap, answer, colours) {
+  const width = bitmap.width, height = bitmap.height;
   const canvas = document.createElement("canvas");
   canvas.width = width; canvas.height = height;
   const context = canvas.getContext("2d", { willReadFrequently: true });
@@ -272,15 +288,11 @@ async function takeMap(answer) {
   const image = context.getImageData(0, 0, width, height), data = image.data, values = new Uint16Array(width * height);
   for (let i = 0, p = 0; i < data.length; i += 4, p++) {
     values[p] = data[i] * 256 + data[i + 1];
-    const t = Math.min(1, values[p] / 256 / answer.top), colour = shown.colours[Math.round(255 * t)];
+    const t = Math.min(1, values[p] / 256 / answer.top), colour = colours[Math.round(255 * t)];
     data[i] = colour[0]; data[i + 1] = colour[1]; data[i + 2] = colour[2]; data[i + 3] = Math.round(255 * t);
   }
   context.putImageData(image, 0, 0);
-  // Maps of large pictures are large; only a few are worth their memory.
-  for (const old of Array.from(maps.keys()).slice(0, -6)) if (old !== key) maps.delete(old);
-  maps.set(key, { canvas, values, width, ...answer });
-  showOptions();
-  redraw();
+  return { canvas, values, width, ...answer };
 }
 
 function drawOverlay() {
@@ -356,9 +368,10 @@ function showOptions() {
   legend.hidden = !overlay;
   legend.classList.toggle("sr-cmp-waiting", Boolean(overlay) && !(map && map.canvas));
   if (overlay) {
-    legend.querySelector(".sr-cmp-legend-words").textContent = map && map.canvas ? map.legend : (map && map.problem) || "Reading the pictures\u2026";
+    legend.querySelector(".sr-cmp-legend-words").textContent = map && map.canvas ? map.legend : map && map.problem ? sentence(map.problem) : "Reading the pictures\u2026";
     legend.querySelectorAll(".sr-cmp-ticks span")[1].textContent = map && map.canvas ? map.top + " levels" : "";
   }
+  find('[data-again="map"]').hidden = mode === "difference" || !(map && map.again);
   find(".sr-cmp-play").textContent = playing ? "Pause" : "Play";
   find(".sr-cmp-pace-words").textContent = (pace / 1000).toFixed(1) + " s";
   find(".sr-cmp-draw").setAttribute("aria-pressed", String(Boolean(arming)));
@@ -475,13 +488,14 @@ function cellWords(row, values, words) {
 
 function drawPoint(bitmaps) {
   if (!shown) return;
-  const half = (LENS - 1) / 2, size = lenses.left.width / LENS, values = {};
+  const half = (lens - 1) / 2, size = LENSES[lens] / lens, values = {};
   for (const side of ["left", "right"]) {
     const context = lenses[side].getContext("2d");
+    if (lenses[side].width !== LENSES[lens]) lenses[side].width = lenses[side].height = LENSES[lens];
     context.clearRect(0, 0, lenses[side].width, lenses[side].height);
     if (!bitmaps[side]) continue;
     context.imageSmoothingEnabled = false;
-    context.drawImage(bitmaps[side], point.x - half, point.y - half, LENS, LENS, 0, 0, LENS * size, LENS * size);
+    context.drawImage(bitmaps[side], point.x - half, point.y - half, lens, lens, 0, 0, lens * size, lens * size);
     context.strokeStyle = "#fff"; context.lineWidth = 1; context.strokeRect(half * size - 0.5, half * size - 0.5, size + 1, size + 1);
     context.strokeStyle = "#000"; context.strokeRect(half * size - 1.5, half * size - 1.5, size + 3, size + 3);
     const rgb = Array.from(read(bitmaps[side], point.x, point.y, 1, 1).slice(0, 3));
@@ -544,19 +558,48 @@ function takeCrop(box, words) {
   point = { x: Math.floor(centre.x), y: Math.floor(centre.y) };
   pressed("zoom", zoom);
   for (const button of all("[data-crop]")) button.setAttribute("aria-pressed", String(crops[Number(button.dataset.crop)].box.join() === box.join()));
-  find(".sr-cmp-drift-note").textContent = "Measuring the edges\u2026";
-  find(".sr-cmp-drift").hidden = true;
   draw();
   say(words || "Crop of " + box[2] + " by " + box[3] + " pixels");
-  trigger("want_numbers", { box });
+  wantNumbers();
 }
+
+function showNote(words, again = false) {
+  find(".sr-cmp-drift").hidden = true;
+  find(".sr-cmp-drift-note").textContent = words;
+  find('[data-again="numbers"]').hidden = !again;
+}
+
+function wantNumbers() {
+  showNote("Measuring the edges\u2026");
+  askNumbers({ run: shown.run, box: crop });
+}
+
+const askNumbers = asker("want_numbers", () => shown && shown.run, (answer, question) => {
+  if (!crop || question.box.join() !== crop.join()) return;
+  if (answer.problem) { showNote(sentence(answer.problem), answer.again); return; }
+  showNote(answer.note);
+  find(".sr-cmp-drift").innerHTML = answer.table;
+  find(".sr-cmp-drift").hidden = false;
+});
 
 function wantCrops() {
   if (asked || !shown) return;
   asked = true;
-  find(".sr-cmp-found").textContent = "Looking for faces and text\u2026";
-  trigger("want_regions", {});
+  showFound("Looking for faces and text\u2026");
+  askRegions({ run: shown.run });
 }
+
+function showFound(words, again = false) {
+  find(".sr-cmp-found").textContent = words;
+  find('[data-again="regions"]').hidden = !again;
+}
+
+const askRegions = asker("want_regions", () => shown && shown.run, (answer) => {
+  if (answer.problem) { asked = false; showFound(sentence(answer.problem), answer.again); return; }
+  crops = answer.regions;
+  listCrops();
+  showFound(crops.length ? "" : "Nothing found in the best candidate; draw a crop of your own.");
+});
 
 function listCrops() {
   for (const button of all("[data-crop]")) button.remove();
@@ -568,23 +611,6 @@ function listCrops() {
     before.before(button);
   });
 }
-
-window.addEventListener("sr-comparer-answer", function hear(event) {
-  if (!element.isConnected) { window.removeEventListener("sr-comparer-answer", hear); return; }
-  const answer = event.detail;
-  if (!shown || answer.run !== shown.run) return;
-  if (answer.map) takeMap(answer);
-  if (answer.regions) {
-    crops = answer.regions;
-    listCrops();
-    find(".sr-cmp-found").textContent = crops.length ? "" : "Nothing found in the best candidate; draw a crop of your own.";
-  }
-  if (answer.table && crop && answer.box.join() === crop.join()) {
-    find(".sr-cmp-drift").innerHTML = answer.table;
-    find(".sr-cmp-drift").hidden = false;
-    find(".sr-cmp-drift-note").textContent = answer.note;
-  }
-});
 
 // ---- Keys.
 
@@ -598,6 +624,7 @@ const KEYS = {
   "[": () => setShare(share - 5), "]": () => setShare(share + 5),
   h: () => { channel = { luma: "0", 0: "1", 1: "2", 2: "luma" }[channel]; showOptions(); draw(); say("Channel " + find('[data-channel="' + channel + '"]').textContent); },
   g: () => { gain = { 1: 4, 4: 16, 16: 1 }[gain]; showOptions(); draw(); say("Gain " + gain); },
+  l: () => setLens({ 11: 21, 21: 41, 41: 11 }[lens]),
   i: () => setInput(inputKind === "bicubic" ? "nearest" : "bicubic"),
   o: () => setOverlay({ "": "spread", spread: "above", above: "" }[overlay]),
   c: () => { if (arming && arming.from) takeCrop(boxBetween(arming.from, point)); else { arm({ from: { ...point }, keys: true }); say("First corner; move the point and press C again"); } },
@@ -607,7 +634,8 @@ const KEYS = {
 const atPoint = () => { const v = view(panes()[0]); const inside = visible(v); const there = point.x >= inside.x && point.x < inside.x + inside.width && point.y >= inside.y && point.y < inside.y + inside.height; return there ? { pane: panes()[0], x: point.x + 0.5, y: point.y + 0.5 } : undefined; };
 
 function setInput(value) { inputKind = value; showPins(); }
-function setOverlay(value) { overlay = value; wantOverlay(); showOptions(); redraw(); if (overlay) say(overlaySelect.selectedOptions[0].textContent); }
+function setLens(value) { lens = value; find(".sr-cmp-lens-size").value = String(lens); draw(); say("Lens of " + lens + " pixels"); }
+function setOverlay(value) { overlay = value; forgetProblem(); wantOverlay(); showOptions(); redraw(); if (overlay) say(overlaySelect.selectedOptions[0].textContent); }
 
 element.addEventListener("keydown", (event) => {
   if (!shown || event.ctrlKey || event.metaKey || event.altKey || event.target.closest("select, input, .sr-scroller")) return;
@@ -621,7 +649,7 @@ element.addEventListener("keydown", (event) => {
     return;
   }
   if (event.key === " " && !onButton) { event.preventDefault(); if (mode === "blink") { play(false); flip(); say(picture(flipped ? "right" : "left").label); } return; }
-  if (event.key === "Escape" && (arming || crop) && !document.fullscreenElement) { event.preventDefault(); crop = null; arm(null); return; }
+  if (event.key === "Escape" && (arming || crop) && !document.fullscreenElement) { event.preventDefault(); if (crop) { crop = null; showNote(""); } arm(null); return; }
   const action = KEYS[event.key.toLowerCase()];
   if (!action) return;
   event.preventDefault();
@@ -637,6 +665,8 @@ handle.addEventListener("keydown", (event) => {
   setShare(share + moves[event.key]);
 });
 
+const AGAIN = { map: () => setOverlay(overlay), regions: wantCrops, numbers: wantNumbers };
+
 element.addEventListener("click", (event) => {
   const button = event.target.closest("button");
   if (!button || !shown) return;
@@ -647,6 +677,7 @@ element.addEventListener("click", (event) => {
   if (newGain) { gain = Number(newGain); showOptions(); draw(); }
   if (input) setInput(input);
   if (place) takeCrop(crops[Number(place)].box, crops[Number(place)].words);
+  if (button.dataset.again) AGAIN[button.dataset.again]();
   if (button.classList.contains("sr-cmp-swap")) swap();
   if (button.classList.contains("sr-cmp-play")) play(!playing);
   if (button.classList.contains("sr-cmp-draw")) arm(arming ? null : {});
@@ -654,6 +685,7 @@ element.addEventListener("click", (event) => {
 });
 
 for (const side of ["left", "right"]) selects[side].addEventListener("change", () => { pins[side] = selects[side].value; showPins(); });
+find(".sr-cmp-lens-size").addEventListener("change", (event) => setLens(Number(event.target.value)));
 overlaySelect.addEventListener("change", () => setOverlay(overlaySelect.value));
 find(".sr-cmp-opacity").addEventListener("input", (event) => { opacity = Number(event.target.value); showOptions(); drawOverlay(); });
 find(".sr-cmp-pace").addEventListener("input", (event) => { pace = 1000 * Number(event.target.value); play(playing); });
@@ -712,7 +744,8 @@ stage.addEventListener("pointermove", (event) => {
   if (drag && drag.pinch) { if (fingers.size >= 2) movePinch(); return; }
   if (!drag) { const at = located(event); setPoint(at.x, at.y, false); return; }
   if (drag.divides) { setShare(shareAt(event)); return; }
-  if (Math.hypot(event.clientX - drag.x, event.clientY - drag.y) > 4) drag.moved = true;
+  // A finger trembles more than a mouse.
+  if (Math.hypot(event.clientX - drag.x, event.clientY - drag.y) > (event.pointerType === "touch" ? 10 : 4)) drag.moved = true;
   if (drag.crops) { arming.to = located(event); placeMarks(); return; }
   if (!drag.moved) return;
   if (!pannable()) { const at = located(event); setPoint(at.x, at.y, false); return; }
@@ -766,8 +799,8 @@ function forget() {
   maps.clear();
   crops = []; crop = null; asked = false; arming = null;
   listCrops();
-  find(".sr-cmp-found").textContent = find(".sr-cmp-drift-note").textContent = "";
-  find(".sr-cmp-drift").hidden = true;
+  showFound("");
+  showNote("");
 }
 
 function render() {
@@ -783,11 +816,15 @@ function render() {
     centre = { x: value.width / 2, y: value.height / 2 };
     point = { x: Math.floor(centre.x), y: Math.floor(centre.y) };
   }
+  // A run that goes on has more pictures by and by: its maps, and perhaps its best candidate, are others then.
+  else if (value.pictures.length !== shown.pictures.length) { maps.clear(); asked = false; }
   shown = value;
   for (const side of ["left", "right"]) if (!picture(side)) pins[side] = value[side];
   fillSelects();
-  if (pending && pending.run === value.run) { const { left, right } = pending; pending = null; pin(left, right); }
-  else showPins();
+  const due = pending && pending.run === value.run ? pending : null;
+  // A refresh may still bring the run from which the pin was set; any other run says that the visitor went elsewhere.
+  if (pending && value.run !== pending.from) pending = null;
+  if (due) takePin(due); else showPins();
   if (find(".sr-cmp-crops").open) wantCrops();
   prefetch();
   readPin();
@@ -797,11 +834,20 @@ function readPin() {
   const wanted = window.srPin;
   if (!wanted || !shown) return;
   window.srPin = null;
-  if (wanted.run && wanted.run !== shown.run) { pending = wanted; trigger("open_run", { run: wanted.run }); }
-  else pin(wanted.left, wanted.right);
   comeIntoView();
-  say("Left: " + picture("left").label + ". Right: " + picture("right").label);
+  if (!wanted.run || wanted.run === shown.run) { pending = null; takePin(wanted); return; }
+  pending = { ...wanted, from: shown.run };
+  say("Opening the other run\u2026");
+  trigger("open_run", { run: wanted.run });
 }
+
+function takePin({ left, right }) { pin(left, right); say("Left: " + picture("left").label + ". Right: " + picture("right").label); }
+
+window.addEventListener("sr-open-failed", function drop() {
+  if (!element.isConnected) { window.removeEventListener("sr-open-failed", drop); return; }
+  pending = null;
+  say("That run could not be opened");
+});
 
 window.addEventListener("sr-pin", function take(event) {
   if (!element.isConnected) { window.removeEventListener("sr-pin", take); return; }

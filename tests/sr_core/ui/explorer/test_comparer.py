@@ -1,5 +1,6 @@
+import asyncio
+import threading
 from pathlib import Path
-from types import SimpleNamespace
 
 import gradio as gr
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from PIL import Image as PillowImage
 
 from sr_core.regions import Box
-from sr_core.ui.explorer.comparer import ComparerEvents, comparer_value
+from sr_core.ui.explorer.comparer import MOST_WAITING, Line, comparer_value, level_map, looked, numbers, regions
 from sr_core.ui.visits import Visit, VisitStore, job_of
 from tests.explorer_run import write_run
 
@@ -26,8 +27,8 @@ def visit(store: VisitStore) -> Visit:
     return visit
 
 
-def asked(**values: object) -> tuple[gr.EventData, gr.Request]:
-    return gr.EventData(None, values), gr.Request(session_hash="someone", request=SimpleNamespace(headers={}))
+def asked(**values: object) -> gr.EventData:
+    return gr.EventData(None, values)
 
 
 def test_an_empty_visit_has_nothing_to_compare(store: VisitStore) -> None:
@@ -44,25 +45,59 @@ def test_the_best_candidate_stands_against_the_input(visit: Visit) -> None:
     assert (value["run"], value["width"], value["input"]) == (shown.key, 256, [64, 64])
 
 
-def test_a_face_in_the_best_candidate_is_offered_as_a_crop(visit: Visit, store: VisitStore, photos: Path) -> None:
+def test_a_face_in_the_best_candidate_is_offered_as_a_crop(visit: Visit, photos: Path) -> None:
     shown = visit.on_screen
     assert shown is not None
     best = shown.run.best
     assert best is not None
     with PillowImage.open(photos / "eval" / "460_astronaut.png") as image:
         image.convert("RGB").crop((90, 0, 346, 256)).save(shown.run.path(best))
-    _, request = asked()
-    answer = ComparerEvents(store).regions(request)
+    answer = looked(visit, asked(run=shown.key), regions)
     assert answer["run"] == shown.key
     (face,) = [one for one in answer["regions"] if one["words"].startswith("Face")]
     assert Box(*face["box"]).overlap(Box(90, 80, 85, 85)) > 0.7
 
 
-def test_a_crop_outside_the_picture_is_refused_in_words(visit: Visit, store: VisitStore) -> None:
-    assert visit.on_screen is not None
-    with pytest.raises(gr.Error, match="must lie inside"):
-        ComparerEvents(store).numbers(*asked(box=[200, 0, 60, 20]))
-    answer = ComparerEvents(store).numbers(*asked(box=[20, 20, 80, 80]))
-    assert answer["box"] == [20, 20, 80, 80]
+def test_a_crop_outside_the_picture_is_refused_in_words(visit: Visit) -> None:
+    refused = looked(visit, asked(run="001-run", box=[200, 0, 60, 20]), numbers)
+    assert "must lie inside" in refused["problem"]
+    answer = looked(visit, asked(run="001-run", box=[20, 20, 80, 80]), numbers)
     assert answer["table"].count("<tr>") == 4
     assert np.char.count(answer["note"], "edge pixels") == 1
+
+
+def test_an_answer_is_about_the_run_that_was_asked_about(visit: Visit) -> None:
+    other = write_run(visit.folder / "002-run", num_candidates=3, size=128)
+    visit.put(other, job_of(other), "ranked")
+    visit.show_run("002-run")
+    answer = looked(visit, asked(run="001-run", map="spread", picture=None), level_map)
+    assert answer["run"] == "001-run"
+    assert "001-run.view" in answer["url"]
+    assert "2 seeds" in answer["words"]
+
+
+def test_a_run_that_is_gone_is_said_in_words(visit: Visit) -> None:
+    visit.shown.clear()
+    answer = looked(visit, asked(run="001-run", map="spread", picture=None), level_map)
+    assert answer == {"run": "001-run", "problem": "that run is not here any more", "again": False}
+
+
+def test_crops_are_sought_once_for_each_file(visit: Visit, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = looked(visit, asked(run="001-run"), regions)
+    monkeypatch.setattr("sr_core.ui.explorer.comparer.find_regions", lambda _: pytest.fail("sought again"))
+    assert looked(visit, asked(run="001-run"), regions) == first
+
+
+def test_a_line_works_on_one_thing_at_a_time_and_sends_away_who_comes_when_it_is_full() -> None:
+    line, at_work, most_at_once = Line(), threading.Lock(), []
+
+    def work() -> dict[str, bool]:
+        most_at_once.append(at_work.acquire(blocking=False))
+        at_work.release()
+        return {"done": True}
+
+    async def crowds() -> list[list[dict[str, bool] | None]]:
+        return [await asyncio.gather(*(line.run(work) for _ in range(MOST_WAITING + 5))) for _ in range(2)]
+
+    assert [answers.count(None) for answers in asyncio.run(crowds())] == [4, 4]
+    assert most_at_once == [True] * 2 * (MOST_WAITING + 1)
