@@ -53,8 +53,10 @@ async function draw() {
   table.querySelector(".sr-scroller").innerHTML = value.table;
   table.querySelector(".sr-scroller").setAttribute("aria-label", "Numbers: " + value.title);
   stage.dataset.ready = "no";
-  const plotly = await library(value.script);
+  if (wired === false) stage.replaceChildren();
+  const plotly = await library(value.script).catch(() => null);
   if (drawn !== value) return;
+  if (!plotly) { fail(); return; }
   const height = value.figure.layout.height || 380;
   stage.style.height = height + "px";
   await plotly.react(stage, value.figure.data, { ...themed(value.figure.layout), height }, { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d"] });
@@ -62,6 +64,25 @@ async function draw() {
   stage.dataset.ready = "yes";
 }
 
-new MutationObserver(() => draw()).observe(document.body, { attributes: true, attributeFilter: ["class"] });
+function fail() {
+  const words = document.createElement("p"), again = document.createElement("button");
+  words.className = "sr-words";
+  words.setAttribute("role", "status");
+  words.textContent = "The chart cannot be drawn: its library did not load. Its numbers are in the table.";
+  again.type = "button"; again.className = "sr-pin"; again.textContent = "Try again";
+  again.addEventListener("click", draw);
+  stage.replaceChildren(words, again);
+  table.open = true;
+}
+
+const isDark = () => document.body.classList.contains("dark");
+let dark = isDark();
+const theme = new MutationObserver(() => {
+  if (!element.isConnected) { theme.disconnect(); return; }
+  if (isDark() === dark) return;
+  dark = isDark();
+  draw();
+});
+theme.observe(document.body, { attributes: true, attributeFilter: ["class"] });
 watch("value", draw);
 draw();
