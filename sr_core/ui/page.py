@@ -85,8 +85,10 @@ def build_page(store: VisitStore) -> gr.Blocks:
 def _section_tab(store: VisitStore, section: Section) -> list[Any]:
     """Lay out a view that has a tab of its own; it is filled when it is opened. Returns what is filled."""
 
-    def show(request: gr.Request) -> list[Any]:
-        return section.show(store.visit(request.session_hash))
+    def show(request: gr.Request) -> Any:  # noqa: ANN401 - one value, or a list of several
+        values = section.show(store.visit(request.session_hash))
+        # Gradio takes what a function with one output returns for that output's value.
+        return values[0] if len(values) == 1 else values
 
     with gr.Tab(section.label, id=section.name, elem_id=f"sr-tab-{section.name}") as tab:
         widgets = section.build(store)
