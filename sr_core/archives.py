@@ -2,14 +2,13 @@
 
 import hashlib
 import json
-import math
 import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sr_core.errors import ConfigError, InputError
 from sr_core.exif import GPS_IFD, parse_exif
@@ -27,7 +26,12 @@ MAX_WORDS = 500
 """Letters in any text of a run that someone hands in."""
 WITHOUT_PLACE = ".png"
 """Ending of a photo whose copy in an archive does not say where it was taken."""
+MAX_SCORE = 1e12
+"""Largest size of a foreign score: differences of scores stay numbers."""
 _SEED_END = 2**63
+_INDEX_END = 1000
+_XMP_PLACE = b"GPSL"
+"""Begins the names of latitude and longitude."""
 
 
 def archive_name(run: Run) -> str:
@@ -56,31 +60,55 @@ def write_archive(run: Run, folder: Path, *, keep_gps: bool = False) -> Path:
 
 
 def _pack(run: Run, target: Path, folder: Path, *, keep_gps: bool) -> None:
-    content, name, left_out = json.loads(run.text()), archive_name(run), []
-    with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:  # the pictures are compressed already
-        for file, is_own in files_named_in(content, (path.name for path in run.folder.iterdir())).items():
-            path = run.folder / file
-            copy = None if is_own or keep_gps else _without_place(path, folder)
-            if copy is None:
-                archive.write(path, f"{name}/{file}")
-                continue
-            if file == content["input"]["file"]:
-                sha256 = hashlib.sha256(copy.read_bytes()).hexdigest()
-                content["input"] |= {"file": copy.name, "sha256": sha256, "without_place": True}
-            archive.write(copy, f"{name}/{copy.name}")
-            left_out.append(f"{file} says where it was taken and was left out; {copy.name} has its pixels.")
-            copy.unlink()
+    name = archive_name(run)
+    with (
+        tempfile.TemporaryDirectory(prefix=".copies-", dir=folder) as copies,
+        zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive,  # the pictures are compressed already
+    ):
+        shared = shared_files(run, Path(copies), keep_gps=keep_gps)
+        for path in shared.paths.values():
+            archive.write(path, f"{name}/{path.name}")
+        left_out = [
+            f"{file} says where it was taken and was left out; {path.name} has its pixels."
+            for file, path in shared.paths.items()
+            if path.parent != run.folder
+        ]
         if left_out:
             left_out.append("Keep GPS data to include it.\n")
             archive.writestr(f"{name}/LEFT_OUT.txt", "\n".join(left_out))
-        archive.writestr(f"{name}/{RUN_FILE}", json.dumps(content, indent=1, allow_nan=False) + "\n")
+        archive.writestr(f"{name}/{RUN_FILE}", json.dumps(shared.content, indent=1, allow_nan=False) + "\n")
+
+
+class SharedFiles(NamedTuple):
+    """What others get of a run."""
+
+    content: dict[str, Any]
+    """Of its run.json, which names the copies."""
+    paths: dict[str, Path]
+    """Where each file lies, by its name in the run: in its folder, or a copy that does not tell the place."""
+
+
+def shared_files(run: Run, folder: Path, *, keep_gps: bool = False) -> SharedFiles:
+    """Return the files of a run and no others; photos that tell the place are copied into `folder` without it."""
+    content, paths = json.loads(run.text()), dict[str, Path]()
+    for file, is_own in files_named_in(content, (path.name for path in run.folder.iterdir())).items():
+        copy = None if is_own or keep_gps else _without_place(run.folder / file, folder)
+        paths[file] = run.folder / file if copy is None else copy
+        if copy is not None and file == content["input"]["file"]:
+            sha256 = hashlib.sha256(copy.read_bytes()).hexdigest()
+            content["input"] |= {"file": copy.name, "sha256": sha256, "without_place": True}
+    return SharedFiles(content, paths)
 
 
 def _without_place(path: Path, folder: Path) -> Path | None:
-    """Write a stored photo's pixels without the place into `folder`; None if it does not say where it was taken."""
+    """Write a stored photo's pixels without the place into `folder`; None if it does not say where it was taken.
+
+    The place may stand in EXIF, in XMP, or in EXIF that is damaged or too long to be carried.
+    """
     decoded = decode_isolated(path)
     exif = decoded.metadata.exif
-    if exif is None or GPS_IFD not in parse_exif(exif).tags:
+    in_exif = exif is not None and GPS_IFD in parse_exif(exif).tags
+    if not in_exif and _XMP_PLACE not in path.read_bytes() and not any("EXIF" in words for words in decoded.notices):
         return None
     copy = folder / f"{path.stem}{WITHOUT_PLACE}"
     write_image(
@@ -121,7 +149,7 @@ def read_archive(archive: Path, folder: Path) -> Run:
 
 def _checked_run(run: Run, images: Mapping[str, UnpackedImage]) -> Run:
     """Return a run of foreign origin whose values are what the page and the library rely on; else InputError."""
-    values = run.values
+    values = {name: run.values[name] for name in _VALUES if name in run.values}
     for name, is_valid in _VALUES.items():
         if not is_valid(values.get(name)):
             raise InputError(f"{RUN_FILE}: {name} must be what a run writes, got {str(values.get(name))[:80]!r}")
@@ -136,14 +164,14 @@ def _checked_run(run: Run, images: Mapping[str, UnpackedImage]) -> Run:
         raise InputError(f"a run must hold 1 to {MAX_MEMBERS} candidates, got {len(run.candidates)}")
     if len({record.index for record in run.candidates}) != len(run.candidates):
         raise InputError(f"{RUN_FILE}: every candidate must have an index of its own")
-    return replace(run, candidates=tuple(map(_checked_record, run.candidates)))
+    return replace(run, values={"dtype": None, **values}, candidates=tuple(map(_checked_record, run.candidates)))
 
 
 def _checked_record(record: CandidateRecord) -> CandidateRecord:
     """Return a foreign candidate without the reward and rank that its file claims; raises InputError if it is odd."""
     if not (
-        0 <= record.index < 1000
-        and (record.seed is None or 0 <= record.seed < _SEED_END)
+        _is_index(record.index)
+        and (record.seed is None or (type(record.seed) is int and 0 <= record.seed < _SEED_END))
         and _is_words(record.source or "")
         and _is_words(record.problem or "")
         and _is_words(record.dtype)
@@ -160,8 +188,8 @@ def _check_score(key: str, value: object) -> None:
         score_term(key)
     except ConfigError as error:
         raise InputError(f"{RUN_FILE}: {str(error)[:200]}") from error
-    if isinstance(value, bool) or not isinstance(value, float | int) or not math.isfinite(value):
-        raise InputError(f"{RUN_FILE}: the score {key} must be a finite number, got {str(value)[:40]}")
+    if isinstance(value, bool) or not isinstance(value, float | int) or not abs(value) <= MAX_SCORE:
+        raise InputError(f"{RUN_FILE}: the score {key} must be a finite number, got {repr(value)[:40]}")
 
 
 def _is_words(value: object) -> bool:
@@ -171,6 +199,10 @@ def _is_words(value: object) -> bool:
 
 def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**31
+
+
+def _is_index(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _INDEX_END
 
 
 def _is_input(value: object) -> bool:
@@ -183,19 +215,41 @@ def _is_input(value: object) -> bool:
     )
 
 
+def _is_plain(value: object, depth: int = 6) -> bool:
+    """Return whether a value is made of texts and numbers that can be shown, not too deep."""
+    if isinstance(value, dict | list):
+        parts = [*value, *value.values()] if isinstance(value, dict) else value
+        return depth > 0 and all(_is_plain(part, depth - 1) for part in parts)
+    if isinstance(value, int | float):
+        return abs(value) <= _SEED_END
+    return value is None or isinstance(value, str)
+
+
 def _is_entry(value: object) -> bool:
-    """Return whether a value is a flat object of texts and numbers, or of lists of numbers such as crops."""
-    plain = (str, int, float, bool, type(None), list)
+    """Return whether a value is an object of texts and numbers, or of lists and objects of them, that is not large."""
+    return isinstance(value, dict) and len(value) <= 64 and _is_plain(value) and len(json.dumps(value)) <= 20_000
+
+
+def _is_joined(value: object) -> bool:
     return (
         isinstance(value, dict)
-        and len(value) <= 64
-        and all(isinstance(item, plain) for item in value.values())
-        and len(json.dumps(value)) <= 20_000
+        and _is_entry(value)
+        and _is_index(value.get("index"))
+        and all(isinstance(value.get(name), str) for name in ("label", "kind", "origin"))
     )
 
 
+def _is_audit(value: object) -> bool:
+    if not isinstance(value, dict) or not _is_entry(value):
+        return False
+    made = value.get("degradation")
+    return made is None or (isinstance(made, dict) and isinstance(made.get("preset"), str))
+
+
 def _is_metric(value: object) -> bool:
-    if not _is_entry(value) or not isinstance(value, dict) or not isinstance(value.get("key"), str):
+    if not isinstance(value, dict) or not _is_entry(value) or not isinstance(value.get("key"), str):
+        return False
+    if not isinstance(value.get("crops", []), list):
         return False
     try:
         return score_term(value["key"]).half == value.get("half")
@@ -204,7 +258,9 @@ def _is_metric(value: object) -> bool:
 
 
 def _is_left_out(value: object) -> bool:
-    return isinstance(value, dict) and all(isinstance(value.get(name), str) for name in ("name", "reason"))
+    return (
+        isinstance(value, dict) and _is_entry(value) and all(isinstance(value.get(n), str) for n in ("name", "reason"))
+    )
 
 
 def _are(is_valid: Callable[[object], bool], most: int = 100) -> Callable[[object], bool]:
@@ -248,7 +304,12 @@ _VALUES: dict[str, Callable[[Any], bool]] = {
     "metrics": _are(_is_metric),
     "left_out": _are(_is_left_out),
     "notices": _are(_is_words),
-    "joined": _or_nothing(_are(_is_entry)),
+    "joined": _or_nothing(_are(_is_joined)),
+    "next_index": _or_nothing(_is_index),
+    "audit": _or_nothing(_is_audit),
     "status": lambda value: value in ("done", "stopped"),
 }
-"""What each value at the top of a foreign run.json must be; the page shows or computes with all of them."""
+"""What each value at the top of a foreign run.json must be; the page shows or computes with all of them.
+
+Others are dropped.
+"""

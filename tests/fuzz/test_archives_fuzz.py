@@ -1,6 +1,8 @@
 import io
 import json
+import shutil
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +12,16 @@ from hypothesis import strategies as st
 
 from sr_core import archives, unpacking
 from sr_core.archives import read_archive, write_archive
-from sr_core.errors import InputError
+from sr_core.errors import InputError, SRError
 from sr_core.runs import Run
+from sr_core.ui.explorer.audit_view import views
+from sr_core.ui.explorer.run_list import render_members, render_runs
+from sr_core.ui.visits import VisitStore, job_of
 from tests.explorer_run import write_run
 
 FUZZ = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from([10**400, 1e308]) | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=8,
 )
@@ -44,6 +49,24 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_archive(write_run(folder / "run", num_candidates=2, size=128), folder / "zip")
 
 
+def assert_rendered(run: Run, folder: Path) -> None:
+    """What the page shows of a run that was taken can be shown."""
+    store = VisitStore(folder)
+    visit = store.visit("page")
+    try:
+        job = job_of(run)
+    except SRError:
+        return  # refused a step later, in words
+    shown = visit.put(run, job, "opened")
+    assert render_runs(store, visit)
+    assert render_members(run)
+    assert all(record.reward is None or 0 <= record.reward <= 1 for record in run.candidates)
+    with suppress(SRError):
+        views(shown)
+    store.clear()
+    shutil.rmtree(folder)
+
+
 def assert_opened_or_refused(data: bytes, folder: Path) -> None:
     """An archive becomes a run whose files all lie in its folder, or is refused and leaves nothing."""
     archive, store = folder / "fuzz.zip", folder / "store"
@@ -56,6 +79,7 @@ def assert_opened_or_refused(data: bytes, folder: Path) -> None:
     else:
         assert Run.open(run.folder) == run
         run.reranked(0.3)
+        assert_rendered(run, folder / "pages")
         for path in run.folder.iterdir():
             path.unlink()
         run.folder.rmdir()
@@ -124,6 +148,9 @@ PATHS = [
     ["fidelity_weight"],
     ["reference"],
     ["joined"],
+    ["next_index"],
+    ["audit"],
+    ["dtype"],
 ]
 
 

@@ -176,6 +176,12 @@ def test_the_folder_in_an_archive_has_a_plain_name(run: Run, name: str) -> None:
         (lambda c: c["candidates"][0].update(label="x"), "label"),
         (lambda c: c.pop("candidates"), "name its input"),
         (lambda c: c.update(notices=["x" * 10_000]), "notices must be"),
+        (lambda c: c.update(next_index="x"), "next_index must be"),
+        (lambda c: c.update(joined=[{"foo": 1}]), "joined must be"),
+        (lambda c: c.update(audit={"degradation": {"preset": []}}), "audit must be"),
+        (lambda c: c.update(audit={"distances": {"before": [{"psnr": 10**400}]}}), "audit must be"),
+        (lambda c: c["candidates"][0]["scores"].update(niqe=10**400), "finite number"),
+        (lambda c: c["candidates"][0]["scores"].update(niqe=-1e308), "finite number"),
     ],
 )
 def test_a_run_file_that_no_run_wrote_is_refused_and_leaves_nothing(
@@ -184,6 +190,13 @@ def test_a_run_file_that_no_run_wrote_is_refused_and_leaves_nothing(
     folder = tmp_path / "store"
     folder.mkdir()
     assert_refused(repacked(run, tmp_path / "hostile.zip", edit=edit), folder, words)
+
+
+def test_what_no_run_writes_at_the_top_is_dropped(run: Run, tmp_path: Path) -> None:
+    packed = repacked(run, tmp_path / "a.zip", edit=lambda c: c.update(page={"b": [1]}, audit={"window": [0, 0, 8, 8]}))
+    imported = read_archive(packed, tmp_path / "runs" / "a")
+    assert "page" not in imported.values
+    assert imported.values["audit"] == {"window": [0, 0, 8, 8]}
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999"])
