@@ -1,7 +1,7 @@
 """Which candidates a voter sees next, and where: least voted and most informative first, positions balanced.
 
-The key of an unordered pair, smallest first: how often this voter has decided it, whether they took such a vote back,
-how often anybody has decided it, how little it could tell (in four steps), and a number drawn from the seed.
+The key of an unordered pair, smallest first: how often this voter has decided it, also by a vote taken back after
+who was who was told, how often anybody has, how little it could tell (in four steps), and a number from the seed.
 """
 
 import hashlib
@@ -42,9 +42,7 @@ class History:
     """What was shown and decided so far; keys begin with the run."""
 
     mine: Counter[tuple[str, Pair]] = field(default_factory=Counter)
-    """How often this voter has decided a pair."""
-    withdrawn: Counter[tuple[str, Pair]] = field(default_factory=Counter)
-    """How often this voter has taken such a vote back."""
+    """How often this voter has decided a pair, also by a vote taken back after it was told who was who."""
     everyone: Counter[tuple[str, Pair]] = field(default_factory=Counter)
     my_places: Counter[tuple[str, int, int]] = field(default_factory=Counter)
     """(run, candidate, place): how often this voter saw a candidate at a place on screen."""
@@ -134,14 +132,15 @@ def history(votes: Iterable[Vote], voter: str | None) -> History:
         past.places.update(places)
         if own:
             past.my_places.update(places)
-            (past.withdrawn if vote.withdrawn else past.mine).update(pairs)
+            if not vote.withdrawn or vote.revealed:
+                past.mine.update(pairs)
         if not vote.withdrawn:
             past.everyone.update(pairs)
     return past
 
 
 def pairs_left(pools: Sequence[Pool], past: History) -> int:
-    """Return how many unordered pairs this voter has not decided yet."""
+    """Return how many unordered pairs this voter can still judge blind."""
     return sum(not past.mine[p.run, pair] for p in pools for pair in pairs_of(p.indices))
 
 
@@ -185,7 +184,7 @@ def _key(source: Pool, pair: Pair, past: History, seed: str) -> tuple[float | in
     step = math.floor(min(source.interest.get(pair, 0.0), 1 - 1e-9) * NUM_STEPS)
     drawn = random.Random(f"{seed} pair {source.run} {pair}").random()
     at = (source.run, pair)
-    return past.mine[at], past.withdrawn[at], past.everyone[at], -step, drawn
+    return past.mine[at], past.everyone[at], -step, drawn
 
 
 def _sum(keys: Iterable[tuple[float | int, ...]]) -> tuple[float | int, ...]:

@@ -2,7 +2,8 @@
 
 How votes count everywhere here:
 
-- Of one voter's votes on a pair only the first counts: repeats are not independent.
+- Of one voter's votes on a pair only the first counts: repeats are not independent. A vote that was taken back after it
+  was told who was who is such a first one: the voter's word on its pairs is not blind any more and counts for nothing.
 - A choice of two decides one pair. A best and a worst of four decide five: the two in between are not compared.
 - A tie prefers none: it is left out of accuracies, which counts beside them say, and is half a win for each side in
   strengths. Bad prefers none either and enters nothing but its count.
@@ -19,7 +20,7 @@ from choix.opt import PairwiseFcts
 from jaxtyping import Float
 from scipy.stats import binomtest, norm
 
-from sr_core.ballots import pairs_of
+from sr_core.ballots import Pair, pairs_of
 from sr_core.rewards.group import score_term
 from sr_core.runs import Run
 from sr_core.votes import Vote
@@ -87,10 +88,11 @@ class Strength(NamedTuple):
 class Complementarity:
     """Who is right where the best metric errs."""
 
-    best: str
+    best: Agreement
+    """The metric whose accuracy is the highest that is sure."""
     num_errors: int
     others: tuple[Agreement, ...]
-    """The other scores on the best one's errors alone, the most often right first."""
+    """The other scores on the best one's errors alone, the surest first."""
 
 
 def wilson(count: int, num: int) -> Proportion:
@@ -120,17 +122,33 @@ def decided_pairs(vote: Vote) -> list[JudgedPair]:
     return [JudgedPair(run, a, b, float(place[a] < place[b])) for a, b in pairs_of(indices) if place[a] != place[b]]
 
 
+def first_votes(votes: Iterable[Vote]) -> list[tuple[Vote, frozenset[Pair]]]:
+    """Return each vote that counts with the pairs that it is its voter's first word on; none without such a pair.
+
+    `votes` must hold those taken back too: what was told about them stays known.
+    """
+    taken: set[tuple[str, str, Pair]] = set()
+    found = []
+    for vote in sorted(votes, key=lambda vote: vote.at):
+        if vote.withdrawn and not vote.revealed:
+            continue
+        pairs = [(pair.first, pair.second) for pair in decided_pairs(vote)]
+        if vote.withdrawn or not pairs:
+            pairs = pairs_of(picture.candidate for picture in vote.ballot.shown)
+        fresh = frozenset(pair for pair in pairs if (vote.voter, vote.ballot.run, pair) not in taken)
+        taken.update((vote.voter, vote.ballot.run, pair) for pair in fresh)
+        if fresh and not vote.withdrawn:
+            found.append((vote, fresh))
+    return found
+
+
 def first_words(votes: Iterable[Vote]) -> list[tuple[Vote, JudgedPair]]:
-    """Return every judged pair with its vote: of each voter the first word on each pair."""
-    first: dict[tuple[str, str, int, int], tuple[Vote, JudgedPair]] = {}
-    for vote in counted(votes):
-        for pair in decided_pairs(vote):
-            first.setdefault((vote.voter, *pair[:3]), (vote, pair))
-    return list(first.values())
+    """Return every judged pair with its vote: of each voter the first word; `votes` as in `first_votes`."""
+    return [(vote, pair) for vote, fresh in first_votes(votes) for pair in decided_pairs(vote) if pair[1:3] in fresh]
 
 
 def judged_pairs(votes: Iterable[Vote]) -> list[JudgedPair]:
-    """Return what votes decide: of each voter the first word on each pair."""
+    """Return what votes decide: of each voter the first word on each pair; `votes` as in `first_votes`."""
     return [pair for _, pair in first_words(votes)]
 
 
@@ -178,10 +196,19 @@ def _agreement(found: Sequence[Verdict], key: str) -> Agreement:
     )
 
 
-def complementarity(found: Sequence[Verdict]) -> Complementarity | None:
-    """Return which other score is right where the most accurate metric errs; None before a pair is decided.
+def sure(found: Agreement) -> float:
+    """Return the accuracy that a score has at least: the lower end of its interval, by which scores are compared.
 
-    The reward is no candidate for the best one, being made of the others; the first of equals is taken.
+    Scores that were judged on different pairs, some on many and some on few, are comparable by it.
+    """
+    return found.accuracy.low or 0.0
+
+
+def complementarity(found: Sequence[Verdict]) -> Complementarity | None:
+    """Return which other score is right where the best metric errs; None before a pair is decided.
+
+    The best one has the highest `sure` accuracy, the first of equals. The reward is no candidate, being made of the
+    others.
 
     Source: Augmenting Perceptual Super-Resolution via Image Quality Predictors, arXiv 2504.18524, section 3.
     """
@@ -189,12 +216,10 @@ def complementarity(found: Sequence[Verdict]) -> Complementarity | None:
     metrics = [a for a in agreement(decided) if a.key != HYBRID]
     if not metrics:
         return None
-    best = max(metrics, key=lambda a: a.accuracy.share or 0.0).key
-    errors = [v for v in decided if best in v.leads and not is_right(v, best)]
-    others = [a for a in agreement(errors) if a.key != best]
-    return Complementarity(
-        best=best, num_errors=len(errors), others=tuple(sorted(others, key=lambda a: -(a.accuracy.share or 0.0)))
-    )
+    best = max(metrics, key=sure)
+    errors = [v for v in decided if best.key in v.leads and not is_right(v, best.key)]
+    others = [a for a in agreement(errors) if a.key != best.key]
+    return Complementarity(best=best, num_errors=len(errors), others=tuple(sorted(others, key=lambda a: -sure(a))))
 
 
 def bradley_terry(num_items: int, comparisons: Sequence[tuple[int, int, float]]) -> list[Strength]:
@@ -240,8 +265,33 @@ def ballot_ranks(vote: Vote) -> dict[int, int]:
     return {i: 1 if i == vote.best else len(indices) if i == vote.worst else between for i in indices}
 
 
-def top_k(ranks: Sequence[int], k: int) -> Proportion:
-    """Return in which share of groups a method ranks among the first k, given its rank in each group.
+class Standing(NamedTuple):
+    """Where one method came on one ballot."""
+
+    rank: int
+    among: tuple[int, ...]
+    """The ranks of all pictures on that ballot."""
+
+
+def standings(votes: Iterable[tuple[Vote, Mapping[int, str]]]) -> dict[str, list[Standing]]:
+    """Return by method where it came on each ballot, given each vote with the method that made each candidate.
+
+    A ballot on which a method has two pictures is left out: it would be given the better one's rank, and may have met
+    nothing but itself. Source of one picture per method and group: ASASR, arXiv 2605.23264, Eq. 47.
+    """
+    found: dict[str, list[Standing]] = {}
+    for vote, methods in votes:
+        ranks = ballot_ranks(vote)
+        if len({methods[index] for index in ranks}) < len(ranks):
+            continue
+        among = tuple(sorted(ranks.values()))
+        for index, rank in ranks.items():
+            found.setdefault(methods[index], []).append(Standing(rank, among))
+    return found
+
+
+def top_k(found: Sequence[Standing], k: int) -> Proportion:
+    """Return in which share of groups a method ranks among the first k.
 
         TopK(m) = 1/N sum_i 1[rank_i(m) <= K]
 
@@ -249,4 +299,10 @@ def top_k(ranks: Sequence[int], k: int) -> Proportion:
 
     Source: ASASR, arXiv 2605.23264, Eq. 47.
     """
-    return wilson(sum(rank <= k for rank in ranks), len(ranks))
+    return wilson(sum(standing.rank <= k for standing in found), len(found))
+
+
+def chance_top_k(found: Sequence[Standing], k: int) -> float | None:
+    """Return the Top-K that a method has on average if the same answers fall on the pictures at random."""
+    shares = [sum(rank <= k for rank in standing.among) / len(standing.among) for standing in found]
+    return float(np.mean(shares)) if shares else None

@@ -101,15 +101,14 @@ def test_of_equally_voted_pairs_the_most_informative_comes_first() -> None:
         assert set(drawn.indices) == {1, 3}
 
 
-def test_a_pair_whose_vote_was_taken_back_comes_again_as_the_last() -> None:
-    taken = vote((0, 1), withdrawn=True)
-    votes = [taken]
+@pytest.mark.parametrize("revealed", [False, True])
+def test_a_pair_whose_vote_was_taken_back_is_left_only_while_it_is_blind(revealed: bool) -> None:
+    votes = [replace(vote((0, 1), withdrawn=True), revealed=revealed)]
     while pairs_left([PLAIN], history(votes, "me")):
         drawn = draw([PLAIN], history(votes, "me"), "pair", "seed")
         assert drawn is not None
         votes.append(vote(drawn.indices))
-    assert len(votes) == 16
-    assert {p.candidate for p in votes[-1].ballot.shown} == {0, 1}
+    assert (("run", (0, 1)) in seen(votes[1:])) is not revealed
 
 
 def test_four_cover_pairs_that_were_not_seen_before_those_that_were() -> None:

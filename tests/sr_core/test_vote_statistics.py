@@ -13,14 +13,18 @@ from sr_core.runs import Run
 from sr_core.vote_statistics import (
     HYBRID,
     JudgedPair,
+    Standing,
     Strength,
     Verdict,
     agreement,
     ballot_ranks,
     bradley_terry,
+    chance_top_k,
     complementarity,
     decided_pairs,
     judged_pairs,
+    standings,
+    sure,
     top_k,
     verdicts,
     wilson,
@@ -30,6 +34,7 @@ from tests.explorer_run import write_run
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 FIRST, SECOND, TIE, BAD = Answer("choice", 0, 1), Answer("choice", 1, 0), Answer("tie"), Answer("bad")
+FOUR = Answer("choice", 0, 3)
 
 
 def vote(
@@ -89,14 +94,33 @@ def test_the_positions_on_screen_change_nothing() -> None:
         assert ballot_ranks(shown) == {2: 1, 1: 2, 3: 2, 0: 4}
 
 
-def test_of_one_voters_words_on_a_pair_the_first_counts_and_none_taken_back() -> None:
+def test_of_one_voters_words_on_a_pair_the_first_counts() -> None:
     votes = [
         vote((0, 1), SECOND, minute=3),
-        vote((1, 0), FIRST, minute=1, withdrawn=True),
         vote((0, 1), FIRST, minute=2),
         vote((0, 1), TIE, voter="you", minute=4),
+        vote((0, 1), TIE, run="another", minute=5),
     ]
-    assert sorted(pair.outcome for pair in judged_pairs(votes)) == [0.5, 1.0]
+    assert [(pair.run, pair.outcome) for pair in judged_pairs(votes)] == [("run", 1), ("run", 0.5), ("another", 0.5)]
+
+
+@pytest.mark.parametrize(
+    "first", [replace(vote((2, 1, 0, 3), FOUR, withdrawn=True), revealed=True), vote((0, 1), BAD), vote((1, 0), FIRST)]
+)
+def test_an_answer_after_the_first_one_that_was_told_about_counts_for_nothing(first: Vote) -> None:
+    informed = vote((0, 1), SECOND, minute=1)
+    assert judged_pairs([first, informed]) == judged_pairs([first])
+    assert (0, 1, 0.0) in {pair[1:] for pair in judged_pairs([replace(first, voter="you"), informed])}
+
+
+def test_a_vote_taken_back_blind_is_as_if_it_had_never_been_cast() -> None:
+    votes = [vote((0, 1), FIRST, withdrawn=True), vote((0, 1), SECOND, minute=1)]
+    assert judged_pairs(votes) == judged_pairs(votes[1:]) != []
+
+
+def test_a_vote_taken_back_leaves_an_earlier_one_on_the_pair_as_it_was() -> None:
+    votes = [vote((0, 1), FIRST), vote((0, 1), SECOND, minute=1, withdrawn=True), vote((0, 1), SECOND, minute=2)]
+    assert [pair.outcome for pair in judged_pairs(votes)] == [1.0]
 
 
 def test_a_scores_lead_points_to_the_better_side_whichever_way_its_values_run(tmp_path: Path) -> None:
@@ -169,9 +193,17 @@ def test_complementarity_asks_the_others_where_the_best_one_errs() -> None:
     ]
     found = complementarity(votes)
     assert found is not None
-    assert (found.best, found.num_errors) == ("a", 3)
+    assert (found.best.key, found.best.accuracy[:2], found.num_errors) == ("a", (6, 9), 3)
     assert {other.key: other.accuracy[:2] for other in found.others} == {HYBRID: (2, 3), "b": (2, 3), "c": (1, 3)}
     assert [other.key for other in found.others][-1] == "c"
+
+
+def test_a_metric_that_was_judged_on_one_pair_is_not_the_best_before_one_judged_on_many() -> None:
+    votes = [judged(1, niqe=1)] * 17 + [judged(1, niqe=-1)] * 3 + [judged(1, niqe=1, lpips=1)]
+    found = complementarity(votes)
+    assert found is not None
+    assert (found.best.key, found.best.accuracy[:2], found.num_errors) == ("niqe", (18, 21), 3)
+    assert [sure(a) for a in agreement(votes)] == [wilson(18, 21).low, wilson(1, 1).low]
 
 
 def test_complementarity_needs_a_decided_pair() -> None:
@@ -249,10 +281,32 @@ def test_an_item_that_always_wins_stays_finite_and_more_votes_narrow_the_interva
 
 
 def test_top_k_is_the_share_of_ballots_with_a_rank_among_the_first_k() -> None:
-    ranks = [1, 2, 2, 4, 1]
-    assert [top_k(ranks, k).hits for k in (1, 2, 3, 4)] == [2, 4, 4, 5]
-    assert top_k(ranks, 1) == wilson(2, 5)
-    assert top_k([], 1).share is None
+    found = [Standing(rank, (1, 2, 2, 4)) for rank in (1, 2, 2, 4, 1)]
+    assert [top_k(found, k).hits for k in (1, 2, 3, 4)] == [2, 4, 4, 5]
+    assert top_k(found, 1) == wilson(2, 5)
+    assert [chance_top_k(found, k) for k in (1, 2, 3, 4)] == [0.25, 0.75, 0.75, 1]
+    assert (top_k([], 1).share, chance_top_k([], 1)) == (None, None)
+
+
+def test_methods_that_met_only_themselves_stand_nowhere() -> None:
+    one, other = dict.fromkeys(range(4), "SFT"), dict.fromkeys(range(4), "HPO")
+    alone = [(vote((0, 1), FIRST), one)] * 20 + [(vote((0, 1), FIRST), other)] * 20
+    mixed = (vote((0, 1, 2, 3), FOUR), {0: "SFT", 1: "HPO", 2: "SFT", 3: "own"})
+    assert standings([*alone, mixed]) == {}
+    met = (vote((0, 1), SECOND), {0: "SFT", 1: "HPO"})
+    assert standings([*alone, mixed, met]) == {"SFT": [Standing(2, (1, 2))], "HPO": [Standing(1, (1, 2))]}
+
+
+@settings(max_examples=30)
+@given(st.lists(st.sampled_from([FIRST, SECOND, TIE, BAD, FOUR]), min_size=1, max_size=12))
+def test_chance_is_the_mean_of_top_k_over_what_is_shown(answers: list[Answer]) -> None:
+    shown = [(0, 1, 2, 3) if answer is FOUR else (0, 1) for answer in answers]
+    found = standings((vote(s, a), {i: str(i) for i in s}) for s, a in zip(shown, answers, strict=True))
+    everyone = [standing for standings_of in found.values() for standing in standings_of]
+    for k in (1, 2, 3):
+        assert chance_top_k(everyone, k) is None or chance_top_k(everyone, k) >= min(k, 2) / 4
+        hits = sum(top_k(standings_of, k).hits for standings_of in found.values())
+        assert hits == pytest.approx(sum(sum(r <= k for r in s.among) / len(s.among) for s in everyone))
 
 
 def test_equals_share_a_rank_and_where_all_are_bad_there_is_none() -> None:

@@ -1,6 +1,6 @@
 """What the votes on the runs in view say, as charts and tables: agreement, strengths, complementarity and Top-K."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from html import escape
 from typing import Any
@@ -19,15 +19,18 @@ from sr_core.vote_statistics import (
     PRIOR_SD,
     Agreement,
     JudgedPair,
-    Proportion,
+    Standing,
     Strength,
     Verdict,
     agreement,
-    ballot_ranks,
     bradley_terry,
+    chance_top_k,
     complementarity,
     counted,
+    first_votes,
     judged_pairs,
+    standings,
+    sure,
     top_k,
     verdicts,
 )
@@ -37,6 +40,7 @@ NUM_RESULTS = 6
 FEW = 30
 """Decided pairs below which the page warns that little is known."""
 MAX_K = 3
+_NO_TOP = "no ballot yet on which every picture has another origin. Runs takes candidates of other tools."
 
 
 def build_results() -> tuple[list[Any], list[gr.Button]]:
@@ -57,8 +61,8 @@ def build_results() -> tuple[list[Any], list[gr.Button]]:
 
 def results(runs: Sequence[Run], votes: Sequence[Vote], scope: str) -> list[Any]:
     """Return a value for each widget of `build_results`."""
-    usable = [(run, still_there(run, counted(votes))) for run in runs]
-    used = [vote for _, found in usable for vote in found]
+    usable = [(run, still_there(run, votes)) for run in runs]
+    used = [vote for _, found in usable for vote in counted(found)]
     if not used:
         return [gr.update(visible=False), "", None, "", None, ""]
     judged = [(run, judged_pairs(found)) for run, found in usable]
@@ -83,7 +87,7 @@ def _lead(used: Sequence[Vote], judged: Sequence[tuple[Run, Sequence[JudgedPair]
         f"<strong>{_count(len(used), 'vote')} by {_count(voters, 'person', 'people')} on {_count(photos, 'photo')}"
         f":</strong> {_count(kinds.count('choice'), 'choice')}, {_count(kinds.count('tie'), 'tie')}, "
         f"{kinds.count('bad')} with nothing good. They decide {_count(num_decided, 'pair')}; "
-        "of one person's votes on a pair the first counts."
+        "of one person's votes on a pair the first counts, and none where it was taken back knowing who was who."
     )
     if num_gone:
         words += f" {_count(num_gone, 'vote')} on pictures that are no longer in a run left out."
@@ -126,11 +130,11 @@ def _accuracy(found: Sequence[Agreement]) -> dict[str, Any] | None:
         },
         index=pd.Index(names, name="Score"),
     )
-    best = max(range(len(decided)), key=lambda place: shares[place])
+    best = max(decided, key=sure)
     return chart_value(
         figure,
         title="Agreement with the votes",
-        summary=f"{names[best]} agrees most often: {shares[best]:.2f} of {decided[best].accuracy.num} decided pairs.",
+        summary=f"{score_label(best.key)} agrees the most surely: {_of_pairs(best)}.",
         table=table,
         note="The share of decided pairs where the score prefers what people chose, with 95 % Wilson intervals; the "
         "line at 0.5 is a coin. Ties and ballots with nothing good are left out; a score that gives both sides the "
@@ -139,14 +143,18 @@ def _accuracy(found: Sequence[Agreement]) -> dict[str, Any] | None:
     )
 
 
+def _of_pairs(found: Agreement) -> str:
+    return f"with {found.accuracy.hits} of {_count(found.accuracy.num, 'decided pair')}"
+
+
 def _complementarity(said: Sequence[Verdict]) -> str:
-    """Return the table of who is right where the most accurate metric errs."""
+    """Return the table of who is right where the best metric errs."""
     found = complementarity(said)
     if found is None:
         return ""
-    best = escape(score_label(found.best))
+    best = escape(score_label(found.best.key))
     if found.num_errors == 0:
-        words = f"<strong>Where the best metric errs:</strong> nowhere yet, {best} agrees with every vote so far."
+        words = f"<strong>Where the best metric errs:</strong> nowhere yet, {best} agrees {_of_pairs(found.best)}."
         return f'<p class="sr-words">{words}</p>'
     table = pd.DataFrame(
         {
@@ -158,10 +166,10 @@ def _complementarity(said: Sequence[Verdict]) -> str:
         },
         index=pd.Index([score_label(a.key) for a in found.others], name="Score"),
     )
-    title = f"Who is right where {score_label(found.best)} errs"
+    title = f"Who is right where {score_label(found.best.key)} errs"
     words = (
-        f"{best} agrees most often and errs on {_count(found.num_errors, 'pair')}. A score that is right there adds "
-        "what it lacks; one that errs with it adds nothing."
+        f"{best} agrees {_of_pairs(found.best)}: of all metrics' intervals its begins the highest. A score that is "
+        "right where it errs adds what it lacks; one that errs with it adds nothing."
     )
     return _panel(title, table, words)
 
@@ -216,39 +224,34 @@ def _strength_chart(names: Sequence[str], found: Sequence[Strength], scope: str)
 
 def _top(usable: Sequence[tuple[Run, Sequence[Vote]]], scope: str) -> str:
     """Return the table of Top-K ratios over ballots."""
-    ranks: dict[str, list[tuple[int, int]]] = defaultdict(list)
-    for run, votes in usable:
-        items = _items(run, scope)
-        for vote in votes:
-            best: dict[str, int] = {}
-            for index, rank in ballot_ranks(vote).items():
-                best[items[index]] = min(rank, best.get(items[index], rank))
-            for name, rank in best.items():
-                ranks[name].append((rank, len(vote.ballot.shown)))
-    if not ranks or (scope == "all" and len(ranks) < 2):
-        return ""
-    rows = {
-        name: [len(found), *(_ratio(top_k([r for r, shown in found if shown > k], k)) for k in range(1, MAX_K + 1))]
-        for name, found in ranks.items()
-    }
-    order = sorted(rows, key=lambda name: -(top_k([rank for rank, _ in ranks[name]], 1).share or 0))
+    judged = [(vote, _items(run, scope)) for run, votes in usable for vote, _ in first_votes(votes)]
+    found = standings(judged)
+    if not found:
+        unjudged = scope == "run" or all(vote.answer.kind == "bad" for vote, _ in judged)
+        return "" if unjudged else f'<p class="sr-words"><strong>Top-K:</strong> {_NO_TOP}</p>'
+    order = sorted(found, key=lambda name: -(top_k(found[name], 1).low or 0.0))
     table = pd.DataFrame(
-        [rows[name] for name in order],
+        [[len(found[name]), *(_ratio(found[name], k) for k in range(1, MAX_K + 1))] for name in order],
         columns=["Ballots", *(f"Top-{k}" for k in range(1, MAX_K + 1))],
         index=pd.Index(order, name="Candidate" if scope == "run" else "Origin"),
     )
     words = (
-        "Top-K is the share of ballots showing it on which it ranks among the first K, with its 95 % Wilson interval: "
-        "the chosen one is first, the worst of four last, the two between share rank 2, equals share rank 1. Top-2 and "
-        "Top-3 come from ballots of four alone."
+        "Top-K is the share of ballots showing it on which it ranks among the first K, with its 95 % Wilson interval, "
+        "and what chance alone would give on those ballots: the chosen one is first, the worst of four last, the two "
+        "between share rank 2, equals share rank 1. Top-2 and Top-3 come from ballots of four alone."
     )
+    if scope == "all":
+        words += " Only ballots count on which every picture has another origin."
     return _panel("Top-1 and Top-K", table, words)
 
 
-def _ratio(found: Proportion) -> str:
+def _ratio(standings: Sequence[Standing], k: int) -> str:
+    """Return a Top-K in words, over the ballots that show more than K pictures."""
+    larger = [standing for standing in standings if len(standing.among) > k]
+    found = top_k(larger, k)
     if found.share is None:
         return "\u2013"
-    return f"{found.share:.2f} ({found.low:.2f} to {found.high:.2f})"
+    return f"{found.share:.2f} ({found.low:.2f} to {found.high:.2f}), chance {chance_top_k(larger, k):.2f}"
 
 
 def _panel(title: str, table: pd.DataFrame, words: str) -> str:
