@@ -108,9 +108,10 @@ def test_the_researcher_votes_blind_on_six_pairs_and_exports(researcher: tuple[P
         words = page.locator(".sr-vote").inner_html()
         assert not any(str(record.file) in words for record in run.candidates)
         page.keyboard.press(key)
-        page.locator('.sr-vote[data-stage="revealed"]').wait_for()
         expect(page.locator(".sr-vote-progress")).to_contain_text(f"{number} vote")
-        page.keyboard.press("Enter")
+    page.locator('.sr-vote[data-stage="ballot"] .sr-vote-panes[data-ready="yes"]').wait_for()
+    page.keyboard.press("r")
+    page.locator('.sr-vote[data-stage="revealed"]').wait_for()
     page.locator("#sr-vote-results button.label-wrap").click()
     with page.expect_download() as download:
         page.get_by_role("button", name="Votes as Parquet").click()

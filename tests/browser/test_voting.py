@@ -1,4 +1,4 @@
-"""Blind voting on the real page: nothing tells who is who before a vote, everything after it, all by keyboard."""
+"""Blind voting on the real page: nothing tells who is who until the voter asks, everything then, all by keyboard."""
 
 import io
 import re
@@ -81,14 +81,17 @@ def wait_for_reveal(page: Page) -> None:
 
 
 def vote_by_key(page: Page, *keys: str) -> None:
+    """Answer the ballot and wait for the next one, or for who was who after the last."""
+    before = page.locator(".sr-vote-progress").inner_text()
     for key in keys:
         page.keyboard.press(key)
+    expect(page.locator(".sr-vote-progress")).not_to_have_text(before)
+    page.locator('.sr-vote-panes[data-ready="yes"]').wait_for()
+
+
+def reveal_by_key(page: Page) -> None:
+    page.keyboard.press("r")
     wait_for_reveal(page)
-
-
-def next_by_key(page: Page) -> None:
-    page.keyboard.press("Enter")
-    wait_for_ballot(page)
 
 
 def stored(site: Site) -> list[Vote]:
@@ -159,8 +162,6 @@ def test_six_pairs_are_voted_on_by_keyboard_alone_and_every_one_is_stored(browse
         vote_by_key(page, key)
         words = f"{number} {'vote' if number == 1 else 'votes'} by you on this photo; {10 - number} pairs left"
         expect(page.locator(".sr-vote-progress")).to_have_text(words)
-        if number < len(answers):
-            next_by_key(page)
     votes = new_votes(site, before)
     assert [(vote.answer.kind, vote.answer.best) for vote in votes] == [(kind, best) for _, kind, best in answers]
     assert len({vote.voter for vote in votes}) == 1
@@ -171,9 +172,18 @@ def test_six_pairs_are_voted_on_by_keyboard_alone_and_every_one_is_stored(browse
 
 def test_after_the_vote_the_page_says_who_was_who_and_what_the_metrics_prefer(tab: Tab, site: Site) -> None:
     page, before = tab.page, stored(site)
+    vote_by_key(page, "1")
     vote_by_key(page, "2")
-    (vote,) = new_votes(site, before)
-    run = site.run
+    reveal_by_key(page)
+    votes = new_votes(site, before)
+    vote, run = votes[-1], site.run
+    rows = page.locator(".sr-vote-list tbody tr")
+    expect(rows).to_have_count(2)
+    for place, told in enumerate(votes):
+        for picture in told.ballot.shown:
+            record = run.candidates[picture.candidate]
+            expect(rows.nth(place)).to_contain_text(f"{record.name}, ")
+            expect(rows.nth(place)).to_contain_text(f"Rank {record.rank} of {NUM_CANDIDATES}")
     for place, picture in enumerate(vote.ballot.shown):
         record = run.candidates[picture.candidate]
         who = page.locator(".sr-vote-who").nth(place)
@@ -193,23 +203,122 @@ def test_after_the_vote_the_page_says_who_was_who_and_what_the_metrics_prefer(ta
         expect(row).to_contain_text(f"{value:.4g}")
 
 
-def test_a_vote_taken_back_counts_no_more_and_its_pair_comes_again_last(tab: Tab, site: Site) -> None:
+def test_a_blind_vote_taken_back_counts_no_more_and_its_pair_comes_again_at_once(tab: Tab, site: Site) -> None:
     page, before = tab.page, stored(site)
-    vote_by_key(page, "1")
+    for key in ("1", "2", "1"):
+        vote_by_key(page, key)
     page.keyboard.press("z")
-    wait_for_ballot(page)
     expect(page.locator(".sr-vote-notice")).to_contain_text("taken back")
-    expect(page.locator(".sr-vote-progress")).to_have_text("0 votes by you on this photo; 10 pairs left")
-    for number in range(10):
-        vote_by_key(page, "1")
-        if number < 9:
-            next_by_key(page)
+    expect(page.locator(".sr-vote-progress")).to_have_text("2 votes by you on this photo; 8 pairs left")
+    wait_for_ballot(page)
+    vote_by_key(page, "2")
     votes = new_votes(site, before)
-    assert [vote.withdrawn for vote in votes] == [True] + [False] * 10
-    shown = [{picture.candidate for picture in vote.ballot.shown} for vote in votes]
-    assert shown[0] == shown[-1]
-    assert shown[0] not in shown[1:-1]
-    expect(page.locator(".sr-vote-progress")).to_contain_text("no pair left")
+    assert [(vote.withdrawn, vote.num_revealed) for vote in votes] == [(False, 0)] * 2 + [(True, 0), (False, 0)]
+    assert votes[2].ballot.shown == votes[3].ballot.shown
+
+
+def test_nothing_tells_who_is_who_from_vote_to_vote_until_no_pair_is_left(tab: Tab, site: Site) -> None:
+    page, before = tab.page, stored(site)
+    for number in range(10):
+        text = page.locator("#sr-vote").inner_html().lower()
+        results = page.locator("#sr-vote-results").inner_html().lower() if number else ""
+        own = text.replace(results, "")
+        assert [secret for secret in secrets(site.run)[4:] if secret.lower() in own] == []
+        assert page.locator(".sr-vote").get_attribute("data-stage") == "ballot"
+        vote_by_key(page, "1")
+    wait_for_reveal(page)
+    assert [vote.num_revealed for vote in new_votes(site, before)] == [0] * 10
+    expect(page.locator(".sr-vote-list tbody tr")).to_have_count(10)
+    page.keyboard.press("Enter")
+    wait_for_ballot(page)
+    vote_by_key(page, "2")
+    assert [vote.num_revealed for vote in new_votes(site, before)] == [0] * 10 + [2]
+
+
+def test_the_figures_do_not_move_with_a_vote_before_its_voter_asks_who_was_who(tab: Tab, site: Site) -> None:
+    page = tab.page
+    results = page.locator("#sr-vote-results")
+    num_before = len([vote for vote in stored(site) if not vote.withdrawn])
+    before = results.inner_text() if num_before else ""
+    vote_by_key(page, "1")
+    page.locator("#sr-tab-explore-button").click()
+    page.locator("#sr-tab-vote-button").click()
+    wait_for_ballot(page)
+    assert (results.inner_text() if num_before else "") == before
+    page.locator(".sr-vote-question").focus()
+    reveal_by_key(page)
+    expect(results).to_contain_text(f"Results of {num_before + 1} vote")
+
+
+def test_keys_answer_only_inside_the_ballot_and_once_however_long_they_are_held(tab: Tab, site: Site) -> None:
+    page, before = tab.page, stored(site)
+    assert page.evaluate("() => document.activeElement.className") == "sr-vote-question"
+    for leave in ("document.activeElement.blur()", "document.querySelector('#sr-tab-vote-button').focus()"):
+        page.evaluate(leave)
+        for key in ("1", "t", "x", "a", "ArrowLeft" if "blur" in leave else "b"):
+            page.keyboard.press(key)
+    page.wait_for_timeout(300)
+    assert new_votes(site, before) == []
+    page.locator(".sr-vote-frame").first.click()
+    page.keyboard.down("t")
+    page.keyboard.down("t")
+    expect(page.locator(".sr-vote-progress")).to_contain_text("1 vote by you")
+    wait_for_ballot(page)
+    page.keyboard.down("t")
+    page.wait_for_timeout(300)
+    page.keyboard.up("t")
+    assert len(new_votes(site, before)) == 1
+
+
+def test_pictures_that_do_not_arrive_cannot_be_voted_on_and_can_be_loaded_again(browser: Browser, site: Site) -> None:
+    before = stored(site)
+    page = open_tab(browser, site).page
+    page.route("**/b.png", lambda route: route.abort())
+    page.keyboard.press("1")
+    page.locator('.sr-vote-panes[data-ready="failed"]').wait_for()
+    for key in ("ArrowLeft", "1", "t", "x"):
+        page.keyboard.press(key)
+    expect(page.locator('.sr-vote [data-answer="a"]')).to_be_disabled()
+    page.wait_for_timeout(300)
+    assert len(new_votes(site, before)) == 1
+    page.unroute("**/b.png")
+    page.get_by_role("button", name="Load them again").click()
+    wait_for_ballot(page)
+    page.locator(".sr-vote-question").focus()
+    vote_by_key(page, "1")
+    assert len(new_votes(site, before)) == 2
+    page.context.close()
+
+
+def test_a_vote_keeps_how_its_pictures_were_looked_at(tab: Tab, site: Site) -> None:
+    page, before = tab.page, stored(site)
+    page.keyboard.press("i")
+    page.keyboard.press("i")
+    page.locator('.sr-vote [data-zoom="4"]').click()
+    page.keyboard.press("f")
+    vote_by_key(page, "1")
+    vote_by_key(page, "1")
+    first, second = (vote.viewing for vote in new_votes(site, before))
+    assert first == (True, 4.0)
+    assert second.saw_input is False
+    assert second.zoom is not None
+    assert 0 < second.zoom <= 1
+
+
+def test_a_pointer_let_go_outside_a_picture_holds_it_no_more(tab: Tab) -> None:
+    page = tab.page
+    frame = page.locator(".sr-vote-frame").first.bounding_box()
+    assert frame is not None
+    page.mouse.move(frame["x"] + 100, frame["y"] + 100)
+    page.mouse.down()
+    page.mouse.move(frame["x"] + 100, frame["y"] - 60)
+    page.mouse.up()
+    page.locator('.sr-vote [data-zoom="4"]').click()
+    left = "() => document.querySelector('.sr-vote-picture').style.left"
+    resting = page.evaluate(left)
+    page.mouse.move(frame["x"] + 150, frame["y"] + 100)
+    page.mouse.move(frame["x"] + 50, frame["y"] + 60, steps=3)
+    assert page.evaluate(left) == resting
 
 
 def test_best_and_worst_of_four_by_keys_and_by_buttons(tab: Tab, site: Site) -> None:
@@ -222,13 +331,13 @@ def test_best_and_worst_of_four_by_keys_and_by_buttons(tab: Tab, site: Site) -> 
     page.keyboard.press("3")
     expect(page.locator(".sr-vote-question")).to_have_text("Which of the four is the best?")
     vote_by_key(page, "4", "1")
-    next_by_key(page)
     page.get_by_role("button", name="B is the best").click()
     page.get_by_role("button", name="C is the worst").click()
-    wait_for_reveal(page)
+    expect(page.locator(".sr-vote-progress")).to_contain_text("2 votes by you")
+    page.locator('.sr-vote-panes[data-ready="yes"]').wait_for()
     answers = [vote.answer[:] for vote in new_votes(site, before)]
     assert answers == [("choice", 3, 0), ("choice", 1, 2)]
-    expect(page.locator(".sr-vote-said")).to_have_text("You chose B as the best and C as the worst.")
+    expect(page.locator(".sr-vote-notice")).to_have_text("Stored: You chose B as the best and C as the worst.")
 
 
 def test_all_pictures_show_the_same_crop_and_enlarge_by_nearest_neighbour(tab: Tab) -> None:
@@ -263,7 +372,7 @@ def test_the_figures_are_those_of_the_library_and_the_exports_hold_the_votes(
     page = open_tab(browser, site).page
     for key in ("1", "2", "t"):
         vote_by_key(page, key)
-        next_by_key(page)
+    reveal_by_key(page)
     results = page.locator("#sr-vote-results")
     votes = [vote for vote in stored(site) if not vote.withdrawn]
     expect(results).to_contain_text(f"Results of {len(votes)} votes")
@@ -327,7 +436,10 @@ def test_a_phone_votes_by_touch_without_scrolling_sideways(browser: Browser, sit
     page = open_tab(browser, site, width=375, has_touch=True, is_mobile=True).page
     assert page.evaluate("document.documentElement.scrollWidth") <= 375
     page.locator('.sr-vote [data-answer="b"]').tap()
+    expect(page.locator(".sr-vote-progress")).to_contain_text("1 vote by you")
+    page.locator('.sr-vote-blind [data-act="reveal"]').tap()
     wait_for_reveal(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 375
     page.locator('.sr-vote [data-act="next"]').tap()
     wait_for_ballot(page)
     assert [vote.answer.best for vote in new_votes(site, before)] == [1]

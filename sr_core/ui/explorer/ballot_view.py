@@ -1,4 +1,4 @@
-"""What the voting page shows of one ballot: before the vote nothing that tells who is who, after it everything."""
+"""What the voting page shows of ballots: nothing that tells who is who until the voter asks for it, then everything."""
 
 import shutil
 from collections.abc import Mapping, Sequence
@@ -9,6 +9,7 @@ from typing import Any
 from sr_core.images import read_output, write_image
 from sr_core.rewards.group import score_term
 from sr_core.runs import CandidateRecord, Run
+from sr_core.ui.explorer.pins import candidate_id, pin_button
 from sr_core.ui.pictures import file_url, place, prepare_input
 from sr_core.ui.tables import label_of
 from sr_core.ui.visits import Shown, Visit
@@ -65,19 +66,54 @@ def ballot_value(visit: Visit, shown: Shown, ballot: Ballot) -> dict[str, Any]:
     }
 
 
-def revealed_value(visit: Visit, shown: Shown, vote: Vote) -> dict[str, Any]:
-    """Return the ballot with who was who, their ranks and rewards, and whether the metrics agree with the vote."""
+def revealed_value(visit: Visit, runs: Mapping[str, Shown], votes: Sequence[Vote]) -> dict[str, Any]:
+    """Return who was who on some votes: the last one with its pictures and what the metrics say, all of them as a list.
+
+    `runs` holds what is in view by the key of its votes.
+    """
+    vote = votes[-1]
+    shown = runs[vote.ballot.run]
     value = ballot_value(visit, shown, vote.ballot)
-    records = {record.index: record for record in shown.run.candidates}
-    chosen = [records[picture.candidate] for picture in vote.ballot.shown]
+    chosen = _chosen(shown.run, vote)
     for picture, record in zip(value["pictures"], chosen, strict=True):
         picture["name"] = record.name
         picture["place"] = place(shown.run, record)
-        picture["reward"] = "" if record.reward is None else f"reward {record.reward:.3f}"
+        picture["reward"] = _reward(record)
         picture["label"] = f"Picture {picture['letter']}: {record.label}"
         picture["mark"] = _mark(vote, record)
     value |= {"stage": "revealed", "words": said(vote), "agreement": _agreement_html(shown.run, vote, chosen)}
+    value["list"] = _list_html([(runs[one.ballot.run], one) for one in votes if one.ballot.run in runs])
     return value
+
+
+def _chosen(run: Run, vote: Vote) -> list[CandidateRecord]:
+    records = {record.index: record for record in run.candidates}
+    return [records[picture.candidate] for picture in vote.ballot.shown]
+
+
+def _reward(record: CandidateRecord) -> str:
+    return "" if record.reward is None else f"reward {record.reward:.3f}"
+
+
+def _list_html(votes: Sequence[tuple[Shown, Vote]]) -> str:
+    """Return every vote with the names behind its letters and a button that compares two of its pictures again."""
+    rows = ""
+    for number, (shown, vote) in enumerate(votes, start=1):
+        chosen = _chosen(shown.run, vote)
+        names = "".join(
+            f"<li><b>{letter}</b> {escape(record.name)}, "
+            f"{escape(', '.join(filter(None, (place(shown.run, record), _reward(record)))))}</li>"
+            for letter, record in zip(LETTERS, chosen, strict=False)
+        )
+        first, last = (candidate_id(record) for record in (chosen[0], chosen[-1]))
+        button = pin_button("Compare", last, first, shown.key, spoken=f"Compare the pictures of vote {number}")
+        rows += f'<tr><th scope="row">{number}</th><td>{said(vote)}</td><td><ul>{names}</ul></td><td>{button}</td></tr>'
+    return (
+        '<div class="sr-scroller" tabindex="0" role="region" aria-label="Who was who on each vote">'
+        '<table class="sr-numbers"><caption class="sr-hidden">Who was who on each vote</caption><thead><tr>'
+        '<th scope="col">Vote</th><th scope="col">Your answer</th><th scope="col">Who was who</th>'
+        f'<th scope="col">Again</th></tr></thead><tbody>{rows}</tbody></table></div>'
+    )
 
 
 def said(vote: Vote) -> str:

@@ -12,8 +12,8 @@ import gradio as gr
 from sr_core.ballots import Draw, Pool, draw, history, pairs_left, pool, run_key, show_pictures
 from sr_core.errors import InputError, SRError
 from sr_core.runs import Run
-from sr_core.ui.explorer.ballot_view import ballot_value, revealed_value
-from sr_core.ui.explorer.section import LIGHT
+from sr_core.ui.explorer.ballot_view import ballot_value, revealed_value, said
+from sr_core.ui.explorer.section import FILES, LIGHT
 from sr_core.ui.explorer.vote_results import NUM_RESULTS, build_results, results
 from sr_core.ui.pictures import file_url
 from sr_core.ui.theme import static_text
@@ -22,7 +22,7 @@ from sr_core.ui.words import in_words
 from sr_core.vote_exports import pickapic_parquet, votes_parquet
 from sr_core.vote_sharing import VoteSharing, shared_repository
 from sr_core.vote_statistics import counted
-from sr_core.votes import NUM_SHOWN, Answer, Ballot, Mode, Vote, VoteStore, new_voter, voter_key
+from sr_core.votes import NUM_SHOWN, Answer, Ballot, Mode, Viewing, Vote, VoteStore, new_voter, voter_key
 
 STORAGE_KEY, STORAGE_SECRET = "sr-reward-explorer-voter-1", "a-random-id-and-no-name"
 FILE = "votes.sqlite"
@@ -40,13 +40,13 @@ class Session:
     scope: Scope = "run"
     mode: Mode = "pair"
     ballot: Ballot | None = None
-    """The ballot on screen."""
-    vote: Vote | None = None
-    """Its answer, once there is one."""
+    """The open ballot on screen."""
+    told: list[Vote] = field(default_factory=list)
+    """The votes whose pictures are named on screen, oldest first; none while it is blind."""
     voter: str | None = None
     """The random id that the browser keeps."""
-    cast: list[str] = field(default_factory=list)
-    """Tokens of the votes of this visit, which can be taken back from the last."""
+    cast: list[Ballot] = field(default_factory=list)
+    """What this visit has voted on, which can be taken back from the last."""
     notice: str = ""
 
 
@@ -86,21 +86,21 @@ class VotingEvents:
         changed = action in _CHANGING
         if changed and self.sharing is not None:
             self.sharing.changed()
-        refreshed = self.results(visit) if changed or action == "set" else [gr.skip()] * NUM_RESULTS
-        return [session.voter, value, *refreshed]
+        same = action == "next" or (action == "vote" and not session.told)
+        return [session.voter, value, *([gr.skip()] * NUM_RESULTS if same else self.results(visit))]
 
     def _deal(self, visit: Visit, session: Session, event: gr.EventData) -> None:
         """Keep the ballot on screen where it can still be answered, else draw one."""
         del event
         runs = {run_key(shown.run): shown for shown in in_scope(visit, session.scope)}
-        kept = session.ballot
+        kept = session.told[-1].ballot if session.told else session.ballot
         if kept is None or kept.run not in runs or kept.mode != session.mode:
             self._draw(visit, session)
 
     def _next(self, visit: Visit, session: Session, event: gr.EventData) -> None:
-        """Draw a new ballot after an answered one; one that is open stays."""
+        """Draw a new ballot; one that is open stays."""
         del event
-        if session.ballot is None or session.vote is not None:
+        if session.ballot is None:
             self._draw(visit, session)
 
     def _set(self, visit: Visit, session: Session, event: gr.EventData) -> None:
@@ -120,40 +120,70 @@ class VotingEvents:
         past = history(votes, None if session.voter is None else voter_key(session.voter))
         seed = f"{session.voter or visit.folder.name} {len(votes)}"
         drawn: Draw | None = draw([pool(run) for run in runs.values()], past, session.mode, seed)
-        session.ballot, session.vote = None, None
+        session.ballot, session.told = None, []
         if drawn is not None:
             pictures = show_pictures(runs[drawn.run], drawn.indices)
             session.ballot = self.store.issue(drawn.run, session.mode, pictures)
 
     def _vote(self, visit: Visit, session: Session, event: gr.EventData) -> None:
-        """Store an answer; the voter's id is made with the first one."""
+        """Store an answer and draw the next ballot blind; after the last pair, say who was who.
+
+        The voter's id is made with the first answer.
+        """
         if session.ballot is None or getattr(event, "token", None) != session.ballot.token:
             raise InputError("a vote must be on the ballot that is on screen; press N for the next one")
         kind: Any = getattr(event, "kind", None)
         answer = Answer(kind, getattr(event, "best", None), getattr(event, "worst", None))
+        viewing = Viewing(getattr(event, "saw_input", None), getattr(event, "zoom", None))
         session.voter = session.voter or new_voter()
-        session.vote = self.store.cast(session.ballot.token, session.voter, answer)
-        if session.ballot.token not in session.cast:
-            session.cast.append(session.ballot.token)
-        del visit
+        vote = self.store.cast(session.ballot.token, session.voter, answer, viewing)
+        session.cast.append(vote.ballot)
+        session.notice = f"Stored: {said(vote)}"
+        runs = runs_in_scope(visit, session.scope)
+        past = history(self.store.votes(map_keys(runs)), voter_key(session.voter))
+        if pairs_left([pool(run) for run in runs], past) == 0:
+            self._tell(visit, session)
+        if not session.told:
+            self._draw(visit, session)
+
+    def _reveal(self, visit: Visit, session: Session, event: gr.EventData) -> None:
+        """Say who was who on every vote of this voter that is still blind."""
+        del event
+        self._tell(visit, session)
+        if not session.told:
+            raise InputError("there must be a vote whose pictures are not named yet")
+
+    def _tell(self, visit: Visit, session: Session) -> None:
+        told = [] if session.voter is None else self.store.reveal(session.voter, self._keys(visit, session))
+        if told:
+            session.ballot, session.told = None, told
 
     def _undo(self, visit: Visit, session: Session, event: gr.EventData) -> None:
-        """Take the last vote of this visit back; what it revealed was seen, so its pair comes again as the last."""
+        """Take the last vote of this visit back; its pictures come again at once unless they were named."""
         del event
         if not session.cast or session.voter is None:
             raise InputError("there must be a vote of this visit to take back")
-        self.store.withdraw(session.cast.pop(), session.voter)
-        session.notice = "Your last vote is taken back. Because you saw who was who, those pictures come again last."
-        if session.ballot is None or session.vote is not None:
-            self._draw(visit, session)
+        last = session.cast.pop()
+        vote = next((vote for vote in self.store.votes([last.run]) if vote.ballot == last), None)
+        if vote is None or not self.store.withdraw(last.token, session.voter):
+            raise InputError("the last vote must still be there to be taken back")
+        session.notice = "Your last vote is taken back."
+        if vote.revealed:
+            session.notice += " You saw who was who: another answer on those pictures is not blind."
+            session.told = [other for other in session.told if other.ballot != last]
+            if session.ballot is None and not session.told:
+                self._draw(visit, session)
+        elif last.run in self._keys(visit, session) and last.mode == session.mode:
+            session.ballot = self.store.issue(last.run, last.mode, last.shown)
+            session.told = []
 
     def _forget(self, visit: Visit, session: Session, event: gr.EventData) -> None:
         """Delete everything that this voter left on the server, on whatever run, and the id itself."""
         del event
         count = 0 if session.voter is None else self.store.forget(session.voter)
-        session.voter, session.cast = None, []
+        session.voter, session.cast, session.told = None, [], []
         session.notice = f"{count} {'vote' if count == 1 else 'votes'} and your random id are deleted."
-        if session.ballot is None or session.vote is not None:
+        if session.ballot is None:
             self._draw(visit, session)
 
     def _value(self, visit: Visit, session: Session) -> dict[str, Any]:
@@ -164,10 +194,10 @@ class VotingEvents:
         votes = self.store.votes(runs)
         value: dict[str, Any] = {"stage": "none", "words": _NEEDS[session.mode]}
         ballot = session.ballot
-        if ballot is not None and ballot.run in runs:
-            shown = runs[ballot.run]
-            vote = session.vote
-            value = ballot_value(visit, shown, ballot) if vote is None else revealed_value(visit, shown, vote)
+        if session.told and session.told[-1].ballot.run in runs:
+            value = revealed_value(visit, runs, session.told)
+        elif ballot is not None and ballot.run in runs:
+            value = ballot_value(visit, runs[ballot.run], ballot)
         elif not scope:
             value["words"] = "Restore a photo first, or open a run under Runs; then vote on its candidates here."
         return value | {
@@ -178,26 +208,35 @@ class VotingEvents:
             "notice": session.notice,
             "can_undo": bool(session.cast),
             "consent": self._consent(),
-            "num_mine": self._num_mine(session),
+            "num_mine": 0 if session.voter is None else self.store.num_votes(session.voter),
+            "num_blind": sum(waiting(vote, session) for vote in votes),
         }
 
-    def _num_mine(self, session: Session) -> int:
-        if session.voter is None:
-            return 0
-        who = voter_key(session.voter)
-        return sum(vote.voter == who for vote in counted(self.store.votes()))
-
     def _consent(self) -> str:
-        words = "Votes are stored on this server under a random id that is kept in this browser."
+        words = (
+            "Votes are stored on this server under a random id that is kept in this browser. Who opens a run by its "
+            "link sees its figures and can save its votes: what was shown and chosen, if the input was looked at, how "
+            "far it was enlarged, the day, and a made-up name per voter that is another one on every run."
+        )
         if self.sharing is not None:
-            words += f" Without pictures they are copied to the dataset {self.sharing.repository.name}."
-        return words + " Who opens a run by its link sees the figures of its votes, never who voted."
+            words += (
+                f" All of it, without pictures, is copied to the dataset {self.sharing.repository.name}; a copy made "
+                "there cannot be called back: votes deleted here are gone from its newest version only."
+            )
+        return words
+
+    def _keys(self, visit: Visit, session: Session) -> list[str]:
+        return map_keys(runs_in_scope(visit, session.scope))
+
+    def _votes(self, visit: Visit) -> list[Vote]:
+        """Return the votes in scope, by whomever they are, without those that would tell this voter who was who."""
+        session = session_of(visit)
+        return [vote for vote in self.store.votes(self._keys(visit, session)) if not waiting(vote, session)]
 
     def results(self, visit: Visit) -> list[Any]:
-        """Return what the votes on the runs in scope say, by whomever they are."""
+        """Return what the votes on the runs in scope say."""
         session = session_of(visit)
-        runs = runs_in_scope(visit, session.scope)
-        return results(runs, self.store.votes(map_keys(runs)), session.scope)
+        return results(runs_in_scope(visit, session.scope), self._votes(visit), session.scope)
 
     def save_votes(self, request: gr.Request) -> dict[str, str]:
         """Write every vote in scope as Parquet and hand its address to the browser."""
@@ -211,11 +250,10 @@ class VotingEvents:
         visit = self._visits.visit(request.session_hash)
         runs = runs_in_scope(visit, session_of(visit).scope)
         with in_words():
-            content = encode(runs, self.store.votes(map_keys(runs)))
-        folder = visit.folder / "downloads" / new_voter()
-        folder.mkdir(parents=True)
-        (folder / name).write_bytes(content)
-        return {"address": file_url(folder / name), "name": name}
+            content = encode(runs, self._votes(visit))
+        path = visit.new_download_folder() / name
+        path.write_bytes(content)
+        return {"address": file_url(path), "name": name}
 
 
 _ACTIONS = {
@@ -223,6 +261,7 @@ _ACTIONS = {
     "next": VotingEvents._next,
     "set": VotingEvents._set,
     "vote": VotingEvents._vote,
+    "reveal": VotingEvents._reveal,
     "undo": VotingEvents._undo,
     "forget": VotingEvents._forget,
 }
@@ -249,6 +288,12 @@ def runs_in_scope(visit: Visit, scope: Scope) -> list[Run]:
 def map_keys(runs: list[Run]) -> list[str]:
     """Return the names under which votes on runs are stored."""
     return [run_key(run) for run in runs]
+
+
+def waiting(vote: Vote, session: Session) -> bool:
+    """Return whether a vote counts and is this voter's own, who has not been told yet who was who on it."""
+    own = session.voter is not None and vote.voter == voter_key(session.voter)
+    return own and not vote.revealed and not vote.withdrawn
 
 
 def progress(pools: list[Pool], votes: list[Vote], session: Session) -> str:
@@ -285,13 +330,11 @@ class VoteSection:
             shown, saves = build_results()
             save = gr.HTML(None, html_template="", js_on_load=static_text("save.js"), elem_id="sr-vote-save")
         ballot.click(events.act, voter, [voter, ballot, *shown], trigger_mode="multiple", **LIGHT)
-        # Gradio delivers messages of its own only through the queue.
-        telling: dict[str, Any] = {**LIGHT, "queue": True, "concurrency_limit": None}
-        saves[0].click(events.save_votes, None, save, **telling)
-        saves[1].click(events.save_pickapic, None, save, **telling)
+        saves[0].click(events.save_votes, None, save, **FILES)
+        saves[1].click(events.save_pickapic, None, save, **FILES)
         return [ballot, *shown]
 
     def show(self, visit: Visit) -> list[Any]:
-        """Ask the browser for its voter's id, with which the ballot is then drawn, and return the results."""
-        events = self._events[visit.folder.parent]
-        return [{"stage": "ask", "nonce": new_voter()}, *events.results(visit)]
+        """Ask the browser for its voter's id, with which the ballot is then drawn and the results are counted."""
+        del visit
+        return [{"stage": "ask", "nonce": new_voter()}, *[gr.skip()] * NUM_RESULTS]

@@ -3,6 +3,10 @@ const all = (selector) => Array.from(element.querySelectorAll(selector));
 const root = find(".sr-vote"), body = find(".sr-vote-body"), panes = find(".sr-vote-panes");
 const MOST = 8, PAN = 0.12;
 let shown = null, best = null, busy = 0, numLoads = 0, inputOn = false;
+// What was done to see the pictures of this ballot: it is stored with the vote.
+let ready = false, sawInput = false, largest = 0;
+// This script runs when the tab is first opened.
+let tabPressed = true;
 // What is looked at, the same for every picture: its scale, null to fit, and its centre as a share of each side.
 let view = { scale: null, x: 0.5, y: 0.5 };
 
@@ -20,13 +24,13 @@ function send(data) {
 }
 
 function answer(kind, first, last) {
-  if (!open()) return;
-  send({ act: "vote", token: shown.token, kind, ...(kind === "choice" ? { best: first, worst: last } : {}) });
+  if (!open() || !ready) return;
+  send({ act: "vote", token: shown.token, kind, saw_input: sawInput, zoom: largest || null, ...(kind === "choice" ? { best: first, worst: last } : {}) });
 }
 
 // Of four, the best is chosen first and then the worst; the same again takes it back.
 function pick(place, asWorst) {
-  if (!open() || place >= shown.pictures.length) return;
+  if (!open() || !ready || place >= shown.pictures.length) return;
   if (shown.mode === "pair") { answer("choice", place, 1 - place); return; }
   if (best === place && !asWorst) best = null;
   else if (best === null || !(asWorst || best !== place)) best = place;
@@ -47,7 +51,9 @@ function layout() {
   const room = window.innerHeight * (rows === 1 ? 0.6 : columns === 1 ? 0.24 : 0.29);
   const tall = Math.round(clamp(first.clientWidth * shown.height / shown.width, 150, Math.max(150, room)));
   for (const frame of frames()) frame.style.height = tall + "px";
-  const scale = view.scale ?? fitScale(first), width = shown.width * scale, height = shown.height * scale;
+  const scale = view.scale ?? fitScale(first);
+  if (ready) largest = Math.max(largest, scale * density());
+  const width = shown.width * scale, height = shown.height * scale;
   const halfX = first.clientWidth / 2 / width, halfY = tall / 2 / height;
   view.x = halfX >= 0.5 ? 0.5 : clamp(view.x, halfX, 1 - halfX);
   view.y = halfY >= 0.5 ? 0.5 : clamp(view.y, halfY, 1 - halfY);
@@ -82,13 +88,16 @@ function zoomBy(direction) {
 
 function pan(x, y) { view.x += x; view.y += y; layout(); }
 
-function decoded(address) {
-  const next = new Image();
-  next.src = address;
-  return next.decode().catch(() => {});
+function decoded(image, address) {
+  image.src = address;
+  return image.decode();
 }
 
+const painted = () => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
+
 function makePanes() {
+  held.clear();
+  pinch = null;
   panes.replaceChildren(...shown.pictures.map((picture, place) => {
     const pane = document.createElement("figure");
     pane.className = "sr-vote-pane";
@@ -108,22 +117,35 @@ function makePanes() {
   }));
 }
 
-// All pictures appear at once: none is known by how fast it loads.
-function showPictures(made) {
+// All pictures appear at once: none is known by how fast it loads. Nothing can be answered before they are seen.
+async function showPictures() {
   const value = shown, load = ++numLoads;
-  if (made) panes.classList.add("sr-vote-loading");
-  panes.dataset.ready = "no";
-  Promise.all([...value.pictures.map((picture) => decoded(picture.src)), decoded(value.input)]).then(() => {
+  panes.classList.add("sr-vote-loading");
+  sayReady("no");
+  try {
+    const pictures = all(".sr-vote-picture").map((image, place) => decoded(image, value.pictures[place].src));
+    await Promise.all([...pictures, ...all(".sr-vote-under").map((image) => decoded(image, value.input))]);
     if (load !== numLoads) return;
-    all(".sr-vote-picture").forEach((image, place) => { image.src = value.pictures[place].src; });
-    for (const image of all(".sr-vote-under")) image.src = value.input;
     panes.classList.remove("sr-vote-loading");
-    panes.dataset.ready = "yes";
     layout();
-  });
+    await painted();
+    if (load === numLoads) sayReady("yes");
+  } catch {
+    if (load === numLoads) sayReady("failed");
+  }
+}
+
+function sayReady(state) {
+  ready = state === "yes";
+  panes.dataset.ready = state;
+  find(".sr-vote-failed").hidden = state !== "failed";
+  for (const button of all("[data-answer], [data-best]")) button.disabled = !ready;
+  sayQuestion();
+  layout();
 }
 
 function sayInput() {
+  sawInput ||= inputOn && ready;
   for (const image of all(".sr-vote-under")) {
     image.hidden = !inputOn;
     image.alt = inputOn ? "The input, enlarged" : "";
@@ -141,7 +163,7 @@ function sayQuestion() {
   for (const button of all("[data-best]")) button.setAttribute("aria-pressed", String(Number(button.dataset.best) === best));
   for (const button of all("[data-worst]")) {
     button.setAttribute("aria-pressed", "false");
-    button.disabled = best === null || Number(button.dataset.worst) === best;
+    button.disabled = !ready || best === null || Number(button.dataset.worst) === best;
   }
 }
 
@@ -178,6 +200,11 @@ function sayRest() {
   find(".sr-vote-bad").textContent = four ? "All bad" : "Both bad";
   find(".sr-vote-said").textContent = done() ? shown.words : "";
   find(".sr-vote-agreement").innerHTML = done() ? shown.agreement : "";
+  find(".sr-vote-list").innerHTML = done() ? shown.list : "";
+  find(".sr-vote-waiting").textContent = !shown.num_blind ? ""
+    : (shown.num_blind === 1 ? "1 vote of yours joins" : shown.num_blind + " votes of yours join")
+      + " the results once you have seen who was who; what you say later about pictures you then know is not counted.";
+  find('[data-act="reveal"]').disabled = !shown.num_blind;
   for (const button of all(".sr-vote-side")) button.hidden = four;
   all('[data-act="undo"]').forEach((button) => { button.disabled = !shown.can_undo; });
   find(".sr-vote-delete").hidden = !shown.num_mine;
@@ -185,7 +212,7 @@ function sayRest() {
   find(".sr-vote-keys").innerHTML = (four
     ? "Keys <kbd>A</kbd> to <kbd>D</kbd> or <kbd>1</kbd> to <kbd>4</kbd> choose the best, then the worst; <kbd>T</kbd> all equal, <kbd>X</kbd> all bad"
     : "Keys <kbd>&#8592;</kbd> or <kbd>1</kbd> for A, <kbd>&#8594;</kbd> or <kbd>2</kbd> for B, <kbd>T</kbd> tie, <kbd>X</kbd> both bad")
-    + ", <kbd>Enter</kbd> or <kbd>N</kbd> next, <kbd>Z</kbd> undo, <kbd>I</kbd> input, <kbd>F</kbd> fit, <kbd>+</kbd> <kbd>&#8722;</kbd> zoom, <kbd>Shift</kbd> with arrows or drag to move. Every pixel is the file's own.";
+    + ", <kbd>Z</kbd> undo, <kbd>R</kbd> who was who, then <kbd>Enter</kbd> or <kbd>N</kbd> for the next, <kbd>I</kbd> input, <kbd>F</kbd> fit, <kbd>+</kbd> <kbd>&#8722;</kbd> zoom, <kbd>Shift</kbd> with arrows or drag to move. They work while the focus is in this frame. Every pixel is the file's own.";
 }
 
 function sayDelete(sure) {
@@ -200,6 +227,9 @@ function render() {
   if (!value) return;
   // The server draws the ballot once it knows the id that this browser keeps.
   if (value.stage === "ask") { trigger("click", { act: "deal", sent: Date.now() }); return; }
+  // Whoever opens the tab by its button finds the focus on the ballot.
+  const opened = tabPressed && element.offsetParent !== null && (document.activeElement === document.body || Boolean(document.activeElement.closest('[role="tab"]')));
+  tabPressed = false;
   const fresh = !shown || shown.token !== value.token || !hasBallot();
   const resized = !shown || shown.width !== value.width || shown.height !== value.height;
   const had = element.contains(document.activeElement);
@@ -211,15 +241,15 @@ function render() {
   body.hidden = !hasBallot();
   sayRest();
   if (!hasBallot()) { panes.replaceChildren(); return; }
-  if (fresh) { inputOn = false; makePanes(); }
+  if (fresh) { inputOn = sawInput = false; largest = 0; makePanes(); }
   if (resized) view = { scale: null, x: 0.5, y: 0.5 };
   sayPictures();
   sayQuestion();
   sayInput();
-  if (fresh) showPictures(true);
+  if (fresh) showPictures();
   layout();
   // Where the pressed button is gone, the next step takes the focus.
-  if (had && (fresh || turned)) (done() ? find(".sr-vote-next") : find(".sr-vote-question")).focus({ preventScroll: true });
+  if (opened || (had && (fresh || turned))) (done() ? find(".sr-vote-next") : find(".sr-vote-question")).focus({ preventScroll: true });
 }
 
 element.addEventListener("click", (event) => {
@@ -228,6 +258,7 @@ element.addEventListener("click", (event) => {
   const data = button.dataset;
   if (data.scope || data.mode) send({ act: "set", scope: data.scope || shown.scope, mode: data.mode || shown.mode });
   else if (data.zoom) zoomTo(data.zoom === "fit" ? null : Number(data.zoom) / density());
+  else if ("again" in data) showPictures();
   else if ("input" in data) { inputOn = !inputOn; sayInput(); }
   else if (data.answer === "a") pick(0);
   else if (data.answer === "b") pick(1);
@@ -239,16 +270,19 @@ element.addEventListener("click", (event) => {
   else if (data.act) send({ act: data.act });
 });
 
+document.addEventListener("click", (event) => { if (event.target.closest("#sr-tab-vote-button")) tabPressed = true; }, true);
+
 function onKey(event) {
   if (event.ctrlKey || event.metaKey || event.altKey || !hasBallot() || element.offsetParent === null) return;
   const at = document.activeElement;
-  // Right after the tab was opened its button has the focus; there the arrows belong to the tabs.
-  const onTab = at.matches('[role="tab"]') && event.key.length === 1;
-  if (at !== document.body && !element.contains(at) && !onTab) return;
+  if (!element.contains(at)) return;
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
   const moves = { ArrowLeft: [-PAN, 0], ArrowRight: [PAN, 0], ArrowUp: [0, -PAN], ArrowDown: [0, PAN] };
   const tall = at && at.closest(".sr-scroller");
   let did = true;
+  // A key that is held down answers once.
+  if (event.repeat && /^([1-4a-dtxnzr]|Enter)$/.test(key)) return;
+  if (event.repeat && !event.shiftKey && key in moves) return;
   if (event.shiftKey && key in moves) pan(...moves[key]);
   else if (shown.mode === "pair" && key === "ArrowLeft" && open()) pick(0);
   else if (shown.mode === "pair" && key === "ArrowRight" && open()) pick(1);
@@ -257,6 +291,7 @@ function onKey(event) {
   else if (key === "x" && open()) answer("bad");
   else if (key === "n" && done()) send({ act: "next" });
   else if (key === "Enter" && done() && !at.closest("button")) send({ act: "next" });
+  else if (key === "r" && open() && shown.num_blind) send({ act: "reveal" });
   else if (key === "z" && shown.can_undo) send({ act: "undo" });
   else if (key === "Escape" && best !== null) { best = null; sayQuestion(); }
   else if (key === "i") { inputOn = !inputOn; sayInput(); }
@@ -265,7 +300,6 @@ function onKey(event) {
   else if (key === "-" || key === "_") zoomBy(-1);
   else did = false;
   if (did && !tall) event.preventDefault();
-  if (did && onTab) find(".sr-vote-question").focus({ preventScroll: true });
 }
 document.addEventListener("keydown", onKey);
 
@@ -277,7 +311,8 @@ panes.addEventListener("pointerdown", (event) => {
   if (!frame || event.button !== 0 || !hasBallot()) return;
   held.set(event.pointerId, { x: event.clientX, y: event.clientY });
   if (held.size === 2) pinch = { apart: apart(), scale: view.scale ?? fitScale(frames()[0]) };
-  if (frame.classList.contains("sr-vote-pannable")) frame.setPointerCapture(event.pointerId);
+  // Let go anywhere, the release arrives here.
+  frame.setPointerCapture(event.pointerId);
 });
 panes.addEventListener("pointermove", (event) => {
   const last = held.get(event.pointerId);
