@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image as PillowImage
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Browser, Locator, Page, Route, expect
 
 from sr_core.difference_maps import luma_levels, signed_difference, spread
 from sr_core.runs import Run
@@ -380,3 +380,176 @@ def test_a_pin_opens_a_picture_of_another_run_of_the_visit(page: Page, opened: O
     page.locator('.sr-cmp-stage[data-ready="yes"][data-pins="reference candidate-3"]').wait_for()
     expect(page.locator('.sr-cmp-right option[value="before-0"]')).to_have_count(0)
     expect(page.locator("#sr-explore-run input")).to_have_value("1. bluebird.png")
+
+
+def follow(browser: Browser, page: Page, run: Run, **kwargs: Any) -> Page:
+    """Return the comparer of a run on a page of its own."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, **kwargs)
+    other = context.new_page()
+    other.set_default_timeout(PATIENCE_MS)
+    other.goto(page.url.split("?")[0] + f"?run={run.values['id']}")
+    other.locator("#sr-grid button[data-index]").first.wait_for()
+    other.locator("#sr-tab-explore-button").click()
+    other.locator('.sr-cmp-stage[data-ready="yes"]').wait_for()
+    return other
+
+
+def break_answers(page: Page, event: str) -> None:
+    """Let the server fail at an event until `page.unroute_all`."""
+    (number,) = page.evaluate(
+        "name => window.gradio_config.dependencies.filter(d => d.targets.some(t => t[1] === name)).map(d => d.id)",
+        event,
+    )
+
+    def fail(route: Route) -> None:
+        if (route.request.post_data_json or {}).get("fn_index") == number:
+            route.fulfill(status=500, json={"error": None})
+        else:
+            route.fallback()
+
+    page.route("**/gradio_api/run/**", fail)
+
+
+def test_what_failed_is_said_in_place_and_can_be_asked_for_again(browser: Browser, page: Page, opened: Opened) -> None:
+    other = follow(browser, page, opened.runs[0])
+    words = "The server did not answer."
+    break_answers(other, "want_map")
+    other.locator(".sr-cmp-overlay").select_option("spread")
+    expect(other.locator(".sr-cmp-legend-overlay .sr-cmp-legend-words")).to_have_text(words)
+    other.unroute_all()
+    other.locator('[data-again="map"]').click()
+    other.locator('.sr-cmp-stage[data-overlay="spread"]').wait_for()
+    expect(other.locator('[data-again="map"]')).to_be_hidden()
+
+    break_answers(other, "want_regions")
+    break_answers(other, "want_numbers")
+    other.locator(".sr-cmp-crops summary").click()
+    expect(other.locator(".sr-cmp-found")).to_have_text(words)
+    stage(other).focus()
+    for key in ("c", *["Shift+ArrowLeft", "Shift+ArrowUp"] * 4, "c"):
+        other.keyboard.press(key)
+    expect(other.locator(".sr-cmp-drift-note")).to_have_text(words)
+    other.unroute_all()
+    other.locator('[data-again="regions"]').click()
+    expect(other.locator(".sr-cmp-found")).to_contain_text("Nothing found")
+    other.locator('[data-again="numbers"]').click()
+    other.locator(".sr-cmp-drift table").wait_for()
+
+    break_answers(other, "want_maps")
+    other.locator("#sr-tab-maps-button").click()
+    expect(other.locator('figure[data-map="above"] .sr-maps-words')).to_have_text(words)
+    expect(other.locator('.sr-maps figure[aria-busy="true"]')).to_have_count(0)
+    other.unroute_all()
+    other.locator(".sr-maps-again").click()
+    other.locator(".sr-maps[data-ready]").wait_for()
+    expect(other.locator(".sr-maps-again")).to_be_hidden()
+    other.context.close()
+
+
+def test_the_legend_says_why_there_is_no_map(page: Page) -> None:
+    page.locator(".sr-cmp-overlay").select_option("above")
+    page.locator('.sr-cmp-stage[data-overlay="above"]').wait_for()
+    pin(page, left="prior", right="input")
+    legend = page.locator(".sr-cmp-legend-overlay .sr-cmp-legend-words")
+    expect(legend).to_have_text("The input has nothing above its own Nyquist frequency.")
+    expect(page.locator('[data-again="map"]')).to_be_hidden()
+
+
+def test_two_overlays_chosen_in_haste_both_come(browser: Browser, page: Page, opened: Opened) -> None:
+    other = follow(browser, page, opened.runs[1])
+    stage(other).focus()
+    other.keyboard.press("o")
+    other.keyboard.press("o")
+    other.locator('.sr-cmp-stage[data-overlay="above"]').wait_for()
+    for _ in range(2):
+        other.keyboard.press("o")
+    other.locator('.sr-cmp-stage[data-overlay="spread"]').wait_for()
+    other.context.close()
+
+
+def test_a_pin_whose_run_does_not_open_is_forgotten(browser: Browser, page: Page, opened: Opened) -> None:
+    other = follow(browser, page, opened.runs[0])
+    break_answers(other, "open_run")
+    shown = stage(other).get_attribute("data-pins")
+    detail = {"left": "prior", "right": "candidate-3", "run": "001-nowhere"}
+    other.evaluate("detail => window.dispatchEvent(new CustomEvent('sr-pin', {detail}))", detail)
+    expect(other.locator(".sr-cmp-said")).to_have_text("That run could not be opened")
+    assert stage(other).get_attribute("data-pins") == shown
+    other.context.close()
+
+
+def test_a_chart_without_its_library_says_so_and_can_be_drawn_later(
+    browser: Browser, page: Page, opened: Opened
+) -> None:
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    context.route("**/plotly.min.js", lambda route: route.abort())
+    other = context.new_page()
+    other.set_default_timeout(PATIENCE_MS)
+    other.goto(page.url.split("?")[0] + f"?run={opened.runs[0].values['id']}")
+    other.locator("#sr-grid button[data-index]").first.wait_for()
+    other.locator("#sr-tab-explore-button").click()
+    chart = other.locator("#sr-ranking-bars .sr-chart-stage")
+    expect(chart).to_contain_text("its library did not load")
+    context.unroute_all()
+    chart.get_by_role("button", name="Try again").click()
+    expect(chart).to_have_attribute("data-ready", "yes")
+    expect(chart).not_to_contain_text("did not load")
+    drawings = """() => { const stage = document.querySelector("#sr-ranking-bars .sr-chart-stage");
+      window.drawings = 0; stage.on("plotly_afterplot", () => { window.drawings += 1; }); }"""
+    other.evaluate(drawings)
+    other.evaluate("document.body.classList.add('another')")
+    other.wait_for_timeout(300)
+    assert other.evaluate("window.drawings") == 0
+    other.evaluate("document.body.classList.toggle('dark')")
+    other.wait_for_function("window.drawings > 0")
+    context.close()
+
+
+def test_keys_and_a_finger_read_the_maps(browser: Browser, page: Page, opened: Opened) -> None:
+    other = follow(browser, page, opened.runs[0], has_touch=True)
+    other.locator("#sr-tab-maps-button").click()
+    other.locator(".sr-maps[data-ready]").wait_for()
+    levels = spread(levels_of(local_pixels(opened.runs[0].path(record))) for record in opened.runs[0].candidates)
+    canvas, words = other.locator('figure[data-map="spread"] canvas'), 'figure[data-map="spread"] .sr-maps-words'
+    canvas.focus()
+    other.keyboard.press("ArrowRight")
+    other.keyboard.press("Shift+ArrowUp")
+    said = f"x 65, y 54: {levels[54, 65]:.2f} levels"
+    expect(other.locator(words)).to_have_text(said)
+    expect(other.locator(".sr-maps-said")).to_have_text(said)
+    other.keyboard.press("Enter")
+    expect(stage(other)).to_be_focused()
+    expect(other.locator(".sr-cmp-place")).to_contain_text("x 65, y 54 ")
+    canvas.tap(position={"x": 3, "y": 3})
+    expect(other.locator(words)).to_have_text(re.compile("^x 0, y 0: "))
+    other.locator('figure[data-map="spread"] [data-go]').tap()
+    expect(other.locator(".sr-cmp-place")).to_contain_text("x 0, y 0 ")
+    other.context.close()
+
+
+def test_a_tap_sets_the_point_while_the_view_is_zoomed_in(browser: Browser, page: Page, opened: Opened) -> None:
+    other = follow(browser, page, opened.runs[0], has_touch=True)
+    stage(other).focus()
+    other.keyboard.press("8")
+    frame_once(other)
+    place = other.locator(".sr-cmp-place").inner_text()
+    stage(other).tap(position={"x": 40, "y": 60})
+    expect(other.locator(".sr-cmp-place")).not_to_have_text(place)
+    other.context.close()
+
+
+@pytest.mark.parametrize("across", [11, 21, 41])
+def test_the_lens_shows_as_many_pixels_as_it_says(page: Page, opened: Opened, across: int) -> None:
+    pin(page, left="candidate-0", right="candidate-1")
+    page.locator(".sr-cmp-lens-size").select_option(str(across))
+    frame_once(page)
+    x, y = map(int, re.findall(r"\d+", page.locator(".sr-cmp-place").inner_text())[:2])
+    side = page.locator(".sr-cmp-lens-right").evaluate("canvas => canvas.width")
+    drawn = np.array(page.evaluate(PIXELS, [".sr-cmp-lens-right", 0, 0, side, side]), dtype=np.uint8)
+    size, half = side // across, across // 2
+    seen = drawn.reshape(side, side, 4)[size // 2 :: size, size // 2 :: size, :3]
+    whole = np.pad(file_of(opened.runs[0], "candidate-1"), ((half, half), (half, half), (0, 0)))
+    seen, wanted = seen[0], whole[y, x : x + across]
+    inside = (np.arange(across) + x - half >= 0) & (np.arange(across) + x - half < SIZE)
+    assert side == size * across
+    np.testing.assert_array_equal(seen[inside], wanted[inside])

@@ -68,7 +68,8 @@ def ask_server(widget: gr.HTML, event_name: str, *, store: VisitStore, line: Lin
     async def wanted(event: gr.EventData, request: gr.Request) -> dict[str, Any]:
         visit = store.visit(request.session_hash)
         found = await line.run(lambda: looked(visit, event, look))
-        return found or {"run": str(event.run), "problem": BUSY, "again": True}
+        # A widget that gets the same value twice says nothing: the number makes every answer a new one.
+        return {"number": event.number, **(found or {"run": str(event.run), "problem": BUSY, "again": True})}
 
     asked = getattr(widget, event_name)(wanted, None, answer, trigger_mode="multiple", **LIGHT)
     failed = f'() => {{ window.dispatchEvent(new CustomEvent("{answer_name}", {{ detail: null }})); }}'

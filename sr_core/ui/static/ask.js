@@ -1,14 +1,16 @@
 // Questions to the server: one of a kind at a time, the newest wish next. Answers about a run that has left the screen are dropped.
 function asker(eventName, runOnScreen, take) {
   const answerName = eventName.replace("want_", "sr-");
-  let flying = null, wish = null;
+  let flying = null, wish = null, number = Math.floor(Math.random() * 1e9);
   function ask(question) {
     if (flying) { wish = JSON.stringify(question) === JSON.stringify(flying) ? null : question; return; }
     flying = question;
-    trigger(eventName, question);
+    number += 1;
+    trigger(eventName, { ...question, number });
   }
   window.addEventListener(answerName, function hear(event) {
     if (!element.isConnected) { window.removeEventListener(answerName, hear); return; }
+    if (event.detail && event.detail.number !== number) return;
     const asked = flying, next = wish;
     flying = wish = null;
     if (!asked) return;
