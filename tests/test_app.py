@@ -5,6 +5,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,13 +18,16 @@ from gradio_client.exceptions import AppError
 from PIL import Image as PillowImage
 
 import app
+from sr_core.ballots import run_key, show_pictures
 from sr_core.errors import InputError, WeightsError
 from sr_core.limits import MAX_UPLOAD_BYTES
 from sr_core.runs import Run
 from sr_core.ui.events import PageEvents
+from sr_core.ui.explorer.comparer import comparer_value
 from sr_core.ui.page import build_page
-from sr_core.ui.visits import VisitStore
+from sr_core.ui.visits import VisitStore, job_of
 from sr_core.ui.words import in_words
+from sr_core.votes import Answer, VoteStore, new_voter, store_files
 from tests.explorer_run import write_run
 from tests.lora import installed
 
@@ -201,6 +205,54 @@ def test_what_no_browser_may_fetch_is_refused(served: Served, tmp_path: Path) ->
     secret.write_text("who voted for what")
     for path in (secret, served.store.library.root / run_id / "input.png"):
         assert httpx.get(f"{served.address}gradio_api/file={path}").status_code == 403
+
+
+def test_the_pictures_of_a_run_are_served_and_its_originals_are_not(served: Served) -> None:
+    visit = served.store.visit("maker")
+    run = write_run(visit.new_folder(Path("a.png")), num_candidates=2, size=64, reference=True)
+    shown = visit.put(run, job_of(run), "ranked")
+    assert comparer_value(visit) is not None
+    pictures = [run.path(run.candidates[0]), run.folder / "prior.png"]
+    views = [shown.view_folder / name for name in ("input.png", "reference.png")]
+    for path in (*pictures, *views):
+        assert httpx.get(f"{served.address}gradio_api/file={path}").status_code == 200
+    roundabout = f"{run.folder}/../{run.folder.name}/input.png"
+    encoded = str(run.folder / "input.png").replace("i", "%69")
+    for path in (*(run.folder / name for name in ("run.json", "input.png", "reference.png")), roundabout, encoded):
+        for prefix in ("gradio_api/file=", "file=", "gradio_api/file/"):
+            response = httpx.get(f"{served.address}{prefix}{path}", follow_redirects=True)
+            assert response.status_code in (403, 404)
+            assert b"PNG" not in response.content
+            assert b"candidates" not in response.content
+
+
+def test_votes_outlast_the_server_and_find_a_run_of_an_earlier_version_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = write_run(tmp_path / "run", num_candidates=2, size=64)
+    values = {key: value for key, value in run.values.items() if key != "id"}
+    replace(run, values=values).save()
+    before = (run.folder / "run.json").read_bytes()
+    for name in ("SR_RUN_ROOT", "SPACE_ID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SR_VOTES_FILE", str(tmp_path / "kept" / "votes.sqlite"))
+    keys, roots = [], []
+
+    def vote(page: gr.Blocks, **options: Any) -> None:
+        (root, *_), blocked = options["allowed_paths"], options["blocked_paths"]
+        roots.append(Path(root))
+        assert set(map(str, store_files(tmp_path / "kept" / "votes.sqlite"))) <= set(blocked)
+        (kept,) = (Run.open(path.parent) for path in Path(root).glob("library/*/run.json"))
+        keys.append(run_key(kept))
+        votes = VoteStore(tmp_path / "kept" / "votes.sqlite")
+        votes.cast(votes.issue(run_key(kept), "pair", show_pictures(kept, (0, 1))).token, new_voter(), Answer("tie"))
+
+    monkeypatch.setattr(gr.Blocks, "launch", vote)
+    for count in (1, 2):
+        app.serve_page([run.folder])
+        assert len(VoteStore(tmp_path / "kept" / "votes.sqlite").votes(keys[:1])) == count
+    assert not any(root.exists() for root in roots)
+    assert (run.folder / "run.json").read_bytes() == before
 
 
 def test_a_folder_without_a_run_is_refused_before_serving(tmp_path: Path) -> None:

@@ -9,10 +9,11 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from sr_core.archives import SharedFiles, shared_files
 from sr_core.errors import InputError
 from sr_core.files import replacing
 from sr_core.runs import RUN_FILE, Run, new_run_id
@@ -41,26 +42,32 @@ class RunLibrary:
         """Keep a run with its present ranking, in place of an older state of it, and return its name.
 
         A run of an earlier version has no name yet and gets one. What was deleted meanwhile does not come back.
+        Whoever opens its link gets the files that `shared_files` names: none tells where the photo was taken.
         """
         run_id = run.values.get("id")
         if not isinstance(run_id, str) or _ID.fullmatch(run_id) is None:
             run_id = new_run_id()
+        with tempfile.TemporaryDirectory(prefix="sr-keep-") as copies:
+            self._keep(run_id, run, shared_files(run, Path(copies)))
+        return run_id
+
+    def _keep(self, run_id: str, run: Run, shared: SharedFiles) -> None:
         place = self.root / run_id
         with self._lock:
             if run_id in self._deleted:
-                return run_id
+                return
             self.root.mkdir(parents=True, exist_ok=True)
             aside = Path(tempfile.mkdtemp(prefix=".new-", dir=self.root))
             try:
-                _link_files(run.folder, aside)
-                replace(run, folder=aside, values={**run.values, "id": run_id}).save()
+                _link_files(shared.paths.values(), aside)
+                values = {**run.values, "input": shared.content["input"], "id": run_id}
+                replace(run, folder=aside, values=values).save()
                 if place.is_dir():
                     place.rename(Path(tempfile.mkdtemp(prefix=".old-", dir=self.root)) / "run")
                 aside.rename(place)
                 self._touch(place)
             finally:
                 self._clear_leftovers()
-        return run_id
 
     def holds(self, run_id: str) -> bool:
         """Return whether a run is here."""
@@ -97,7 +104,7 @@ class RunLibrary:
         with self._lock:
             place = self._place(run_id)
             folder.mkdir(parents=True)
-            _link_files(place, folder)
+            _link_files(place.iterdir(), folder)
             self._touch(place)
         return Run.open(folder)
 
@@ -132,11 +139,10 @@ class RunLibrary:
         os.utime(place, (now, now))
 
 
-def _link_files(source: Path, target: Path) -> None:
-    """Link every file of a run's folder; its files are replaced, never changed in place."""
-    for path in source.iterdir():
-        if path.is_file():
-            try:
-                os.link(path, target / path.name)
-            except OSError:
-                shutil.copyfile(path, target / path.name)
+def _link_files(paths: Iterable[Path], target: Path) -> None:
+    """Link files into a folder; those of a run are replaced, never changed in place."""
+    for path in paths:
+        try:
+            os.link(path, target / path.name)
+        except OSError:
+            shutil.copyfile(path, target / path.name)

@@ -24,6 +24,8 @@ CLOSED_S = 300.0
 """Time in which a page that lost its connection may come back to its runs."""
 MAX_RUNS = 24
 """Runs that one visit keeps; the oldest are deleted."""
+VIEW_SUFFIX = ".view"
+"""Ends the name of a folder with pictures that only the page needs."""
 MAX_DOWNLOADS = 4
 """Folders of each kind of file made for a visitor that one visit keeps; the oldest are deleted."""
 
@@ -60,7 +62,7 @@ class Shown:
     @property
     def view_folder(self) -> Path:
         """Where pictures lie that only the page needs: previews and the enlarged input."""
-        return self.run.folder.with_name(f"{self.run.folder.name}.view")
+        return self.run.folder.with_name(f"{self.run.folder.name}{VIEW_SUFFIX}")
 
     @property
     def key(self) -> str:
@@ -243,12 +245,14 @@ class VisitStore:
 
     def __init__(
         self, root: Path, *, idle_s: float | int = IDLE_S, closed_s: float | int = CLOSED_S,
-        clock: Callable[[], float | int] = time.monotonic,
+        clock: Callable[[], float | int] = time.monotonic, votes_file: Path | None = None,
     ) -> None:  # fmt: skip
         self.root = root
         self.library = RunLibrary(root / "library")
         self.private = root / "private"
         """For what no browser may fetch, such as a database."""
+        self.votes_file = votes_file or self.private / "votes.sqlite"
+        """Where votes lie: in `private` or at another place, which may outlast `root`."""
         self._idle_s, self._closed_s, self._clock = idle_s, closed_s, clock
         self._visits: dict[str, Visit] = {}
         self._lock = threading.Lock()

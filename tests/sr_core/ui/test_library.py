@@ -1,13 +1,18 @@
+import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from PIL import Image as PillowImage
 
 from sr_core.errors import InputError
+from sr_core.images import read_image
 from sr_core.runs import Run
 from sr_core.ui.library import RunLibrary
 from tests.explorer_run import write_run
+from tests.sr_core.photo_files import crop, encoded, exif_bytes
 
 
 @pytest.fixture
@@ -68,6 +73,35 @@ def test_only_the_key_of_a_run_proves_its_maker(tmp_path: Path, run: Run) -> Non
         assert not library.is_owner(run_id, wrong)
 
 
+@pytest.mark.parametrize("place", ["exif", "xmp"])
+def test_nobody_who_opens_a_link_learns_where_the_photo_was_taken(
+    tmp_path: Path, run: Run, photos: Path, place: str
+) -> None:
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><a exif:GPSLatitude="48,12.5N"/></x:xmpmeta>'
+    said = {"exif": {"exif": exif_bytes()}, "xmp": {"xmp": xmp}}[place]
+    for name in ("input.png", "reference.png"):
+        (run.folder / name).unlink(missing_ok=True)
+    for name in ("input.jpg", "reference.jpg"):
+        (run.folder / name).write_bytes(encoded(crop(photos, 32, 32), "JPEG", **said))
+    (run.folder / "notes.txt").write_text("no part of the run")
+    photo = {**run.values["input"], "file": "input.jpg"}
+    placed = replace(run, values={**run.values, "input": photo, "reference": True})
+    library = RunLibrary(tmp_path / "library")
+    opened = library.open(library.keep(placed), tmp_path / "visit")
+    file = opened.folder / opened.values["input"]["file"]
+    assert hashlib.sha256(file.read_bytes()).hexdigest() == opened.values["input"]["sha256"]
+    assert torch.equal(read_image(file).pixels, read_image(run.folder / "input.jpg").pixels)
+    names = {path.name for path in opened.folder.iterdir()}
+    assert not names & {"input.jpg", "reference.jpg", "notes.txt"}
+    assert "reference.png" in names
+    for path in opened.folder.iterdir():
+        assert b"GPSL" not in path.read_bytes()
+        if path.suffix == ".png":
+            with PillowImage.open(path) as image:
+                assert not image.getexif().get_ifd(0x8825)
+    assert (run.folder / "input.jpg").is_file()
+
+
 def test_runs_that_nobody_opens_are_swept(tmp_path: Path, run: Run) -> None:
     now = [1_000_000.0]
     library = RunLibrary(tmp_path / "library", keep_s=100, clock=lambda: now[0])
@@ -105,7 +139,10 @@ def test_what_a_broken_off_keeping_left_behind_is_swept_and_the_kept_run_stays(t
     library.sweep()
     assert sorted(path.name for path in library.root.iterdir()) == sorted([".secret", run_id])
     assert library.owner_key("a-run") == key
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(InputError, match=r"input\.png must be"):
         library.keep(replace(run, folder=tmp_path / "absent"))
+    run.path(run.candidates[0]).unlink()
+    with pytest.raises(FileNotFoundError):
+        library.keep(run)
     assert library.look(run_id).candidates == run.candidates
     assert not list(library.root.glob(".new-*"))
