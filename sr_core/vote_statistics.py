@@ -4,6 +4,7 @@ How votes count everywhere here:
 
 - Of one voter's votes on a pair only the first counts: repeats are not independent. A vote that was taken back after it
   was told who was who is such a first one: the voter's word on its pairs is not blind any more and counts for nothing.
+- A vote on a picture that its voter had been told about before is not blind and enters nothing.
 - A choice of two decides one pair. A best and a worst of four decide five: the two in between are not compared.
 - A tie prefers none: it is left out of accuracies, which counts beside them say, and is half a win for each side in
   strengths. Bad prefers none either and enters nothing but its count.
@@ -130,7 +131,7 @@ def first_votes(votes: Iterable[Vote]) -> list[tuple[Vote, frozenset[Pair]]]:
     taken: set[tuple[str, str, Pair]] = set()
     found = []
     for vote in sorted(votes, key=lambda vote: vote.at):
-        if vote.withdrawn and not vote.revealed:
+        if vote.num_revealed or (vote.withdrawn and not vote.revealed):
             continue
         pairs = [(pair.first, pair.second) for pair in decided_pairs(vote)]
         if vote.withdrawn or not pairs:

@@ -123,6 +123,13 @@ def test_a_vote_taken_back_leaves_an_earlier_one_on_the_pair_as_it_was() -> None
     assert [pair.outcome for pair in judged_pairs(votes)] == [1.0]
 
 
+def test_a_vote_on_a_picture_that_its_voter_knew_decides_nothing() -> None:
+    told = replace(vote((0, 1), FIRST), num_revealed=1)
+    assert judged_pairs([told]) == []
+    later = vote((0, 1), SECOND, voter="you", minute=1)
+    assert judged_pairs([told, later]) == decided_pairs(later)
+
+
 def test_a_scores_lead_points_to_the_better_side_whichever_way_its_values_run(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", num_candidates=4)
     for verdict in verdicts(run, [JudgedPair("run", a, b, 1.0) for a, b in itertools.combinations(range(4), 2)]):

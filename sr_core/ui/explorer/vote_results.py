@@ -89,6 +89,9 @@ def _lead(used: Sequence[Vote], judged: Sequence[tuple[Run, Sequence[JudgedPair]
         f"{kinds.count('bad')} with nothing good. They decide {_count(num_decided, 'pair')}; "
         "of one person's votes on a pair the first counts, and none where it was taken back knowing who was who."
     )
+    num_told = sum(vote.num_revealed > 0 for vote in used)
+    if num_told:
+        words += f" {_count(num_told, 'vote')} by people who had been told who was who on a picture left out."
     if num_gone:
         words += f" {_count(num_gone, 'vote')} on pictures that are no longer in a run left out."
     if num_decided < FEW:
