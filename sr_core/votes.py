@@ -12,12 +12,14 @@ import re
 import secrets
 import sqlite3
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
+
+from platformdirs import user_data_path
 
 from sr_core.errors import InputError
 
@@ -25,6 +27,8 @@ Mode = Literal["pair", "four"]
 """Two pictures, of which the better is chosen; or four, of which the best and the worst are."""
 Kind = Literal["choice", "tie", "bad"]
 """A picture was preferred; all are equally good; all are bad, which prefers none."""
+VOTES_FILE, RUN_ROOT = "SR_VOTES_FILE", "SR_RUN_ROOT"
+"""Environment variables: the file of votes; the folder for runs."""
 NUM_SHOWN: dict[Mode, int] = {"pair": 2, "four": 4}
 OPEN_FOR = timedelta(days=1)
 """A ballot that nobody answered for so long is forgotten."""
@@ -138,6 +142,24 @@ def voter_key(voter: str) -> str:
     return hashlib.sha256(voter.encode()).hexdigest()
 
 
+def is_fleeting(environment: Mapping[str, str]) -> bool:
+    """Return whether the votes go with the server: on a Space where nobody chose a place for them or for runs."""
+    return bool(environment.get("SPACE_ID")) and not (environment.get(VOTES_FILE) or environment.get(RUN_ROOT))
+
+
+def lasting_file(environment: Mapping[str, str]) -> Path | None:
+    """Return where votes lie that outlast the server; None leaves them with the runs.
+
+    That is the file that SR_VOTES_FILE names, else one in the user's data folder. Where SR_RUN_ROOT chooses a place for
+    runs they stay with those, and on a Space nothing outlasts but what was chosen.
+    """
+    if environment.get(VOTES_FILE):
+        return Path(environment[VOTES_FILE]).expanduser().resolve()
+    if environment.get("SPACE_ID") or environment.get(RUN_ROOT):
+        return None
+    return user_data_path("sr-reward-explorer", appauthor=False) / "votes.sqlite"
+
+
 def store_files(path: Path) -> list[Path]:
     """Return every file that a store at `path` may consist of; none of them may ever be served."""
     return [path.with_name(path.name + ending) for ending in ("", "-wal", "-shm", "-journal")]
@@ -174,6 +196,7 @@ class VoteStore:
         self.path = path
         self._clock = clock
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             with self._connected() as connection:
                 (journal,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
                 if journal != "wal":
@@ -184,7 +207,7 @@ class VoteStore:
                 connection.execute(
                     "INSERT INTO store SELECT ? WHERE NOT EXISTS (SELECT 1 FROM store)", [secrets.token_hex(8)]
                 )
-        except sqlite3.DatabaseError as error:
+        except (OSError, sqlite3.DatabaseError) as error:
             raise InputError(f"{path} must be a file of votes, got: {error}") from error
 
     @contextmanager

@@ -27,7 +27,8 @@ from sr_core.ui.explorer.comparer import comparer_value
 from sr_core.ui.page import build_page
 from sr_core.ui.visits import VisitStore, job_of
 from sr_core.ui.words import in_words
-from sr_core.votes import Answer, VoteStore, new_voter, store_files
+from sr_core.votes import Answer as VoteAnswer
+from sr_core.votes import VoteStore, new_voter, store_files
 from tests.explorer_run import write_run
 from tests.lora import installed
 
@@ -199,7 +200,7 @@ def test_agents_find_the_same_two_tools(served: Served) -> None:
 
 
 def test_what_no_browser_may_fetch_is_refused(served: Served, tmp_path: Path) -> None:
-    run_id = served.store.library.keep(write_run(tmp_path / "run", num_candidates=2, size=64))
+    run_id = served.store.library.keep(write_run(tmp_path / "run", num_candidates=2, size=128))
     served.store.private.mkdir(exist_ok=True)
     secret = served.store.private / "votes.sqlite"
     secret.write_text("who voted for what")
@@ -209,7 +210,7 @@ def test_what_no_browser_may_fetch_is_refused(served: Served, tmp_path: Path) ->
 
 def test_the_pictures_of_a_run_are_served_and_its_originals_are_not(served: Served) -> None:
     visit = served.store.visit("maker")
-    run = write_run(visit.new_folder(Path("a.png")), num_candidates=2, size=64, reference=True)
+    run = write_run(visit.new_folder(Path("a.png")), num_candidates=2, size=128, reference=True)
     shown = visit.put(run, job_of(run), "ranked")
     assert comparer_value(visit) is not None
     pictures = [run.path(run.candidates[0]), run.folder / "prior.png"]
@@ -229,7 +230,7 @@ def test_the_pictures_of_a_run_are_served_and_its_originals_are_not(served: Serv
 def test_votes_outlast_the_server_and_find_a_run_of_an_earlier_version_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = write_run(tmp_path / "run", num_candidates=2, size=64)
+    run = write_run(tmp_path / "run", num_candidates=2, size=256)
     values = {key: value for key, value in run.values.items() if key != "id"}
     replace(run, values=values).save()
     before = (run.folder / "run.json").read_bytes()
@@ -238,14 +239,16 @@ def test_votes_outlast_the_server_and_find_a_run_of_an_earlier_version_again(
     monkeypatch.setenv("SR_VOTES_FILE", str(tmp_path / "kept" / "votes.sqlite"))
     keys, roots = [], []
 
-    def vote(page: gr.Blocks, **options: Any) -> None:
+    def vote(_: gr.Blocks, **options: Any) -> None:
         (root, *_), blocked = options["allowed_paths"], options["blocked_paths"]
         roots.append(Path(root))
         assert set(map(str, store_files(tmp_path / "kept" / "votes.sqlite"))) <= set(blocked)
         (kept,) = (Run.open(path.parent) for path in Path(root).glob("library/*/run.json"))
         keys.append(run_key(kept))
         votes = VoteStore(tmp_path / "kept" / "votes.sqlite")
-        votes.cast(votes.issue(run_key(kept), "pair", show_pictures(kept, (0, 1))).token, new_voter(), Answer("tie"))
+        votes.cast(
+            votes.issue(run_key(kept), "pair", show_pictures(kept, (0, 1))).token, new_voter(), VoteAnswer("tie")
+        )
 
     monkeypatch.setattr(gr.Blocks, "launch", vote)
     for count in (1, 2):

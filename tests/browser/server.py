@@ -52,6 +52,7 @@ def served_page(run_root: Path, *, assets: Path | None = None, runs: Sequence[Pa
     port = free_port()
     environment = {**os.environ, "GRADIO_SERVER_PORT": str(port), "SR_RUN_ROOT": str(run_root)}
     environment.pop("GRADIO_SERVER_NAME", None)
+    environment.pop("SR_VOTES_FILE", None)
     log = run_root.with_suffix(".log")
     command = ["app.py"] if assets is None else ["-c", WITH_ADAPTERS, str(assets)]
     with log.open("wb") as output:

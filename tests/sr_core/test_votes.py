@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from platformdirs import user_data_path
 
 from sr_core.errors import InputError
 from sr_core.votes import (
@@ -20,6 +21,8 @@ from sr_core.votes import (
     ShownPicture,
     Viewing,
     VoteStore,
+    is_fleeting,
+    lasting_file,
     new_voter,
     store_files,
     voter_key,
@@ -307,3 +310,26 @@ def test_a_killed_writer_leaves_a_sound_file_with_every_vote_that_it_confirmed(t
     assert {token for token in confirmed if len(token) == 32} <= stored
     vote_often(path, 3)
     assert len(VoteStore(path).votes()) == len(stored) + 3
+
+
+def test_votes_lie_where_they_outlast_the_server_unless_somebody_chose_a_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    default = lasting_file({})
+    assert default == user_data_path("sr-reward-explorer", appauthor=False) / "votes.sqlite"
+    assert lasting_file({"SR_RUN_ROOT": "runs"}) is None
+    assert lasting_file({"SPACE_ID": "a/b"}) is None
+    for others in ({}, {"SR_RUN_ROOT": "runs"}, {"SPACE_ID": "a/b"}):
+        named = {"SR_VOTES_FILE": str(tmp_path / "v.sqlite"), **others}
+        assert lasting_file(named) == tmp_path / "v.sqlite"
+        assert not is_fleeting(named)
+    assert [is_fleeting(e) for e in ({}, {"SPACE_ID": "a/b"}, {"SPACE_ID": "a/b", "SR_RUN_ROOT": "/data"})] == [
+        False, True, False,
+    ]  # fmt: skip
+
+
+def test_a_folder_that_cannot_be_made_is_said_in_words(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(InputError, match="must be a file of votes"):
+        VoteStore(tmp_path / "file" / "votes.sqlite")

@@ -22,10 +22,9 @@ from sr_core.ui.words import in_words
 from sr_core.vote_exports import pickapic_parquet, votes_parquet
 from sr_core.vote_sharing import VoteSharing, shared_repository
 from sr_core.vote_statistics import counted
-from sr_core.votes import NUM_SHOWN, Answer, Ballot, Mode, Viewing, Vote, VoteStore, new_voter, voter_key
+from sr_core.votes import NUM_SHOWN, Answer, Ballot, Mode, Viewing, Vote, VoteStore, is_fleeting, new_voter, voter_key
 
 STORAGE_KEY, STORAGE_SECRET = "sr-reward-explorer-voter-1", "a-random-id-and-no-name"
-FILE = "votes.sqlite"
 Scope = Literal["run", "all"]
 _NEEDS = {
     "pair": "Voting takes a run with at least two restored candidates.",
@@ -60,8 +59,7 @@ class VotingEvents:
     @cached_property
     def store(self) -> VoteStore:
         """The votes of this server, in a file that no browser may fetch; made when first needed."""
-        self._visits.private.mkdir(parents=True, exist_ok=True)
-        return VoteStore(self._visits.private / FILE)
+        return VoteStore(self._visits.votes_file)
 
     @cached_property
     def sharing(self) -> VoteSharing | None:
@@ -213,8 +211,10 @@ class VotingEvents:
         }
 
     def _consent(self) -> str:
+        end = " or this Space restarts" if is_fleeting(self._environment) else ""
         words = (
-            "Votes are stored on this server under a random id that is kept in this browser. Who opens a run by its "
+            f"Votes are stored on this server until you delete them{end}, under a random id that is kept in this "
+            "browser. Who opens a run by its "
             "link sees its figures and can save its votes: what was shown and chosen, if the input was looked at, how "
             "far it was enlarged, the day, and a made-up name per voter that is another one on every run."
         )
