@@ -237,7 +237,7 @@ def test_a_failure_on_the_way_leaves_the_run_as_it_was(
     def fail(*_: object, **__: object) -> None:
         raise InputError("no metric today")
 
-    monkeypatch.setattr(scorer_for("offline"), "score", fail)
+    monkeypatch.setattr(scorer_for("offline"), "score_like", fail)
     with pytest.raises(InputError, match="no metric today"):
         join_images(run, outputs)
     assert {path.name: path.read_bytes() for path in run.folder.iterdir()} == before
