@@ -106,7 +106,7 @@ def test_the_slider_keeps_up_with_fast_keys(page: Page, opened: Opened) -> None:
     expect(slider).to_have_value("60")
 
 
-def test_a_link_opens_the_order_that_its_maker_left(browser: Browser, opened: Opened, page: Page) -> None:
+def test_a_link_opens_the_order_that_its_maker_left(browser: Browser, opened: Opened) -> None:
     run = opened.runs[0]
     other = open_page(browser, opened.link(run))
     expect(other.locator(CARDS)).to_have_count(4)
