@@ -167,7 +167,7 @@ class VotingEvents:
             raise InputError("the last vote must still be there to be taken back")
         session.notice = "Your last vote is taken back."
         if vote.revealed:
-            session.notice += " You saw who was who: another answer on those pictures is not blind."
+            session.notice += " You saw who was who: another answer on those pictures counts in no figure."
             session.told = [other for other in session.told if other.ballot != last]
             if session.ballot is None and not session.told:
                 self._draw(visit, session)
