@@ -70,6 +70,12 @@ def give(page: Page, photo: Path) -> None:
     page.set_input_files("#sr-audit-hq input[type=file]", str(photo))
 
 
+def expect_pictures(page: Page) -> None:
+    """Hold that both photos are there and not only their places."""
+    script = "images => Promise.all(images.map(i => i.decode().then(() => i.naturalWidth > 0)))"
+    assert page.locator("#sr-audit-photos img").evaluate_all(script) == [True, True]
+
+
 @pytest.fixture(scope="module")
 def audited(browser: Browser, address: str, root: Path, hq: Path) -> Iterator[Audited]:
     page = open_audit(browser, address)
@@ -140,6 +146,7 @@ def test_scoring_the_same_files_gives_the_same_numbers(audited: Audited) -> None
 def test_the_photos_offered_are_those_of_the_seed(page: Page, hq: Path, tmp_path: Path) -> None:
     pair = make_pair(hq, tmp_path, Degradation(preset="seesr", seed=3, side=512))
     expect(page.locator("#sr-audit-photos")).to_contain_text("seesr, seed 3")
+    expect_pictures(page)
     expect(page.locator("#sr-audit-status")).to_contain_text("middle 128 x 128 px of 130 x 130")
     for place, path in enumerate((pair.hq, pair.lq)):
         with page.expect_download() as download:
@@ -212,6 +219,7 @@ def test_degrading_alone_shows_the_pair_and_restores_nothing(
     page.locator("#sr-audit-degrade").click()
     expect(page.locator("#sr-audit-status")).to_contain_text("Degraded, not restored.")
     expect(page.locator("#sr-audit-photos img")).to_have_count(2)
+    expect_pictures(page)
     assert runs_of(root) == before
     page.context.close()
 

@@ -17,11 +17,11 @@ from sr_core.degradations import PRESETS
 from sr_core.runs import CandidateRecord, Run
 from sr_core.ui.explorer.chart import COLOURS, cell_text, chart_value
 from sr_core.ui.explorer.pins import REFERENCE, before_id, candidate_id, pin_button
+from sr_core.ui.explorer.run_pictures import reference_picture
 from sr_core.ui.pictures import file_url, prepare_input, preview
 from sr_core.ui.tables import label_of
 from sr_core.ui.visits import Shown
 
-REFERENCE_FILE = "reference.png"
 INTRODUCTION = """
 <div class="sr-empty">
   <ol class="sr-steps">
@@ -49,8 +49,8 @@ def render_pair(pair: AuditPair) -> str:
 
 def render_photos(shown: Shown) -> str:
     """Return the reference and the input of a run, nothing for a run without a reference."""
-    reference = shown.run.folder / REFERENCE_FILE
-    if not reference.is_file():
+    reference = reference_picture(shown)
+    if reference is None:
         return ""
     prepare_input(shown)
     return _pair(file_url(reference), file_url(shown.view_folder / "input.png"), shown.name, _audit(shown.run))

@@ -47,7 +47,7 @@ def run_pictures(shown: Shown) -> list[RunPicture]:
     if prior and (run.folder / prior).is_file():
         label = f"Prior: what {run.values['backbone']} makes of the photo before any seed"
         pictures.append(RunPicture(PRIOR, "prior", "Prior (no seed)", label, run.folder / prior))
-    reference = _reference(shown)
+    reference = reference_picture(shown)
     if reference is not None:
         pictures.append(RunPicture(REFERENCE, "reference", "Reference", "Reference: the true photo", reference))
     drawn = [record for record in run.ranked if record.file is not None]
@@ -105,13 +105,14 @@ def _label(run: Run, record: CandidateRecord) -> str:
     return record.label.replace(f"rank {record.rank}", f"rank {record.rank} of {count}")
 
 
-def _reference(shown: Shown) -> Path | None:
+def reference_picture(shown: Shown) -> Path | None:
     """Return the reference as a picture that browsers show, upright and in sRGB; made once."""
     stored = reference_file(shown.run)
     if stored is None:
         return None
     made = shown.view_folder / "reference.png"
     if not made.is_file():
+        shown.view_folder.mkdir(exist_ok=True)
         save_picture(made, PillowImage.fromarray(to_uint8(read_image(stored).pixels)))
     return made
 
