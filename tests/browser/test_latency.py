@@ -41,25 +41,31 @@ def page(browser: Browser, served: str, run: Run) -> Iterator[Page]:
     page.context.close()
 
 
-def answers(page: Page, act: Callable[[int], None], watched: str, attribute: str | None = None) -> list[float]:
-    """Return milliseconds from each act to the next change of `watched`, measured inside the browser."""
+def answers(page: Page, act: Callable[[int], None], watched: str, *, hidden: bool = False) -> list[float]:
+    """Return milliseconds from each act until `watched` says something else, measured inside the browser.
+
+    `hidden` watches how many of its parts are hidden instead of its words.
+    """
     page.evaluate(
-        """([selector, attribute]) => {
+        """([selector, hidden]) => {
           window.began = 0; window.took = [];
-          const now = (event) => { if (event.isTrusted) window.began = performance.now(); };
+          const watched = document.querySelector(selector);
+          const state = () => hidden ? watched.querySelectorAll("[hidden]").length + "" : watched.textContent;
+          let before = "";
+          const now = (event) => { if (event.isTrusted) { before = state(); window.began = performance.now(); } };
           for (const kind of ["keydown", "pointerdown"]) document.addEventListener(kind, now, true);
           new MutationObserver(() => {
-            if (window.began) { window.took.push(performance.now() - window.began); window.began = 0; }
-          }).observe(document.querySelector(selector), attribute
-            ? {attributes: true, subtree: true, attributeFilter: [attribute]}
-            : {childList: true, characterData: true, subtree: true});
+            if (!window.began || state() === before) return;
+            window.took.push(performance.now() - window.began);
+            window.began = 0;
+          }).observe(watched, {attributes: hidden, childList: true, characterData: true, subtree: true});
         }""",
-        [watched, attribute],
+        [watched, hidden],
     )
     for turn in range(TURNS):
         act(turn)
         page.wait_for_function("count => window.took.length > count", arg=turn)
-        page.wait_for_timeout(150)
+        page.wait_for_timeout(400)
     return list(page.evaluate("window.took"))[:TURNS]
 
 
@@ -109,7 +115,10 @@ def test_filtering(page: Page, capsys: pytest.CaptureFixture[str]) -> None:
     field = page.locator("#sr-ranking").get_by_label("is at least")
     field.focus()
     took = answers(
-        page, lambda turn: page.keyboard.press("Backspace" if turn % 2 else "1"), "#sr-ranking .sr-sortable", "hidden"
+        page,
+        lambda turn: page.keyboard.press("Backspace" if turn % 2 else "1"),
+        "#sr-ranking .sr-sortable",
+        hidden=True,
     )
     say(capsys, "filter 16 candidates", took)
 
