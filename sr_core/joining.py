@@ -4,7 +4,7 @@ import hashlib
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -242,16 +242,19 @@ def _admit(run: Run, newcomers: Sequence[_Newcomer]) -> Joined:
     return Joined(run=ranked, indices=indices, notes=(*notes, *_new_gaps(run, ranked)))
 
 
+def _delete_all(paths: Sequence[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
+
+
 @contextmanager
 def _undone_on_error() -> Iterator[list[Path]]:
     """Yield a list of files that are deleted again if the block raises."""
     written: list[Path] = []
-    try:
+    with ExitStack() as undo:
+        undo.callback(_delete_all, written)
         yield written
-    except BaseException:
-        for path in written:
-            path.unlink(missing_ok=True)
-        raise
+        undo.pop_all()
 
 
 def _without_copies(run: Run, newcomers: Sequence[_Newcomer]) -> tuple[list[_Newcomer], tuple[str, ...]]:

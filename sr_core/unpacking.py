@@ -54,7 +54,7 @@ _ZIP_ERRORS = (
     RuntimeError,
     MemoryError,
 )
-"""What the standard library raises on hostile archives; NotImplementedError is a RuntimeError."""
+"""What the standard library raises on hostile archives; RuntimeError covers compression that it does not know."""
 
 
 class UnpackedImage(NamedTuple):

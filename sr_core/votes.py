@@ -226,12 +226,8 @@ class VoteStore:
         with self._connected() as connection:
             # Taking the lock first is what makes another writer wait instead of failing half-way.
             connection.execute("BEGIN IMMEDIATE")
-            try:
+            with connection:
                 yield connection
-            except BaseException:
-                connection.execute("ROLLBACK")
-                raise
-            connection.execute("COMMIT")
 
     @property
     def name(self) -> str:

@@ -3,7 +3,7 @@
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from html import escape
 from pathlib import Path
@@ -175,11 +175,10 @@ class RunsSection:
                 raise InputError("there must be a zip file")
             folder = visit.new_folder(Path("imported"))
             run = read_archive(Path(archive), folder)
-            try:
+            with ExitStack() as undo:
+                undo.callback(shutil.rmtree, folder, ignore_errors=True)
                 job = job_of(run)
-            except Exception:
-                shutil.rmtree(folder, ignore_errors=True)
-                raise
+                undo.pop_all()
             shown = visit.put(run, job, "opened from a zip")
             self._store.library.keep(shown.run)
         words = f"{shown.name} is on screen, with {len(run.candidates)} candidates. Restore and Explore show it."
