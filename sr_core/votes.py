@@ -11,6 +11,7 @@ import math
 import re
 import secrets
 import sqlite3
+import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -34,6 +35,8 @@ OPEN_FOR = timedelta(days=1)
 """A ballot that nobody answered for so long is forgotten."""
 BUSY_S = 30.0
 """How long a writer waits for another one."""
+BUSY_PAUSE_S = 0.01
+"""How long it waits where SQLite itself would not, before it asks again."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS ballots(
@@ -198,7 +201,7 @@ class VoteStore:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with self._connected() as connection:
-                (journal,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
+                journal = _write_ahead(connection)
                 if journal != "wal":
                     raise InputError(f"votes must lie on a disk that allows a write-ahead log, got {journal} in {path}")
                 connection.executescript(_SCHEMA)
@@ -330,6 +333,21 @@ class VoteStore:
                 "SELECT COUNT(*) FROM votes WHERE voter = ? AND withdrawn = 0", [voter_key(voter)]
             ).fetchone()
         return int(row[0])
+
+
+def _write_ahead(connection: sqlite3.Connection) -> str:
+    """Ask for a write-ahead log and return the kind of journal that the file has then.
+
+    SQLite does not let this one change wait for another connection: it gives up at once, so it is asked again.
+    """
+    deadline = time.monotonic() + BUSY_S
+    while True:
+        try:
+            return str(connection.execute("PRAGMA journal_mode=WAL").fetchone()[0])
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(BUSY_PAUSE_S)
 
 
 def _read(connection: sqlite3.Connection, where: str, values: list[str]) -> list[Vote]:

@@ -283,6 +283,35 @@ def test_two_processes_that_write_at_once_lose_nothing(tmp_path: Path) -> None:
     assert integrity(path) == "ok"
 
 
+def open_at_once(path: Path, start: "multiprocessing.synchronize.Barrier") -> None:
+    start.wait(120)
+    VoteStore(path)
+
+
+def test_processes_that_make_the_file_at_once_all_open_it(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    for turn in range(4):
+        path, start = tmp_path / f"{turn}.sqlite", context.Barrier(4)
+        openers = [context.Process(target=open_at_once, args=(path, start)) for _ in range(4)]
+        for opener in openers:
+            opener.start()
+        for opener in openers:
+            opener.join(120)
+        assert [opener.exitcode for opener in openers] == [0] * 4
+
+
+def test_a_file_that_another_one_holds_is_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "votes.sqlite"
+    holder = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    holder.execute("CREATE TABLE other(x)")
+    holder.execute("BEGIN EXCLUSIVE")
+    release = threading.Timer(0.5, lambda: holder.execute("COMMIT"))
+    release.start()
+    VoteStore(path)
+    release.join()
+    holder.close()
+
+
 CAST_AND_SAY = """
 import sys
 from pathlib import Path
