@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-# The same examples on every machine; remove `derandomize` to search for new ones.
-settings.register_profile("fixed", derandomize=True, deadline=None)
+# The same examples on every machine, however slow it is; remove `derandomize` to search for new ones.
+settings.register_profile("fixed", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("fixed")
 
 

@@ -32,6 +32,10 @@ from sr_core.votes import VoteStore, new_voter, store_files
 from tests.explorer_run import write_run
 from tests.lora import installed
 
+PATIENCE_S = 600
+"""Nothing waits that long on an idle machine; a busy one may."""
+PATIENT = {"timeout": PATIENCE_S}
+
 
 class Served(NamedTuple):
     address: str
@@ -67,7 +71,9 @@ class Answer(NamedTuple):
 
 @pytest.fixture(scope="module")
 def answer(served: Served, tiny_photo: Path, tmp_path_factory: pytest.TempPathFactory) -> Answer:
-    client = Client(served.address, verbose=False, download_files=tmp_path_factory.mktemp("downloads"))
+    client = Client(
+        served.address, verbose=False, httpx_kwargs=PATIENT, download_files=tmp_path_factory.mktemp("downloads")
+    )
     best, run, archive = client.predict(handle_file(tiny_photo), num_candidates=2, steps=1, seed=5, api_name="/upscale")
     return Answer(Path(best), run, Path(archive))
 
@@ -76,7 +82,7 @@ def error_of(response: httpx.Response, address: str, name: str) -> str:
     """Return how a queued call ended, as its event stream tells."""
     assert response.status_code == 200
     event = response.json()["event_id"]
-    return httpx.get(f"{address}gradio_api/call/{name}/{event}", timeout=60).text
+    return httpx.get(f"{address}gradio_api/call/{name}/{event}", timeout=PATIENCE_S).text
 
 
 def test_importing_the_app_loads_no_model_and_no_metric() -> None:
@@ -91,7 +97,9 @@ def test_building_the_page_writes_nothing(tmp_path: Path) -> None:
 
 
 def test_programs_see_two_endpoints_with_their_descriptions(served: Served) -> None:
-    endpoints = Client(served.address, verbose=False).view_api(return_format="dict")["named_endpoints"]
+    endpoints = Client(served.address, verbose=False, httpx_kwargs=PATIENT).view_api(return_format="dict")[
+        "named_endpoints"
+    ]
     assert set(endpoints) == {"/upscale", "/score"}
     assert all(endpoint["description"] for endpoint in endpoints.values())
 
@@ -116,7 +124,7 @@ def test_a_program_gets_the_run_the_best_candidate_and_everything_in_a_zip(answe
 
 
 def test_scores_of_files_carry_their_provenance(served: Served, answer: Answer, tiny_photo: Path) -> None:
-    client = Client(served.address, verbose=False)
+    client = Client(served.address, verbose=False, httpx_kwargs=PATIENT)
     scored = client.predict([handle_file(answer.best)] * 2, lq=handle_file(tiny_photo), api_name="/score")
     assert {"metric_set", "reference", "metrics", "images"} <= set(scored)
     assert scored["reference"] is False
@@ -132,7 +140,7 @@ def test_scores_of_files_carry_their_provenance(served: Served, answer: Answer, 
 def test_a_program_may_ask_for_the_same_seeds_of_another_adapter(
     served: Served, tiny_photo: Path, tmp_path: Path
 ) -> None:
-    client = Client(served.address, verbose=False, download_files=tmp_path)
+    client = Client(served.address, verbose=False, httpx_kwargs=PATIENT, download_files=tmp_path)
     with installed(tmp_path / "assets", hpo=0.1):
         _, run, archive = client.predict(
             handle_file(tiny_photo), num_candidates=1, steps=1, seed=5, adapter="hpo", compare_with="sft",
@@ -144,7 +152,7 @@ def test_a_program_may_ask_for_the_same_seeds_of_another_adapter(
 
 
 def test_a_mistake_of_the_caller_comes_back_in_words(served: Served, tiny_photo: Path) -> None:
-    client = Client(served.address, verbose=False)
+    client = Client(served.address, verbose=False, httpx_kwargs=PATIENT)
     with pytest.raises(AppError, match="must lie between"):
         client.predict(handle_file(tiny_photo), width=10, height=10, api_name="/upscale")
 
@@ -154,7 +162,7 @@ def test_a_path_on_the_server_is_not_a_photo(served: Served) -> None:
     for path in ("/etc/passwd", inside, str(served.store.root)):
         file = {"path": path, "meta": {"_type": "gradio.FileData"}}
         values = [[file], None, None, "offline", 0.5]
-        response = httpx.post(f"{served.address}gradio_api/call/score", json={"data": values}, timeout=60)
+        response = httpx.post(f"{served.address}gradio_api/call/score", json={"data": values}, timeout=PATIENCE_S)
         ended = error_of(response, served.address, "score")
         assert "event: error" in ended
         assert "root:" not in ended
@@ -162,12 +170,14 @@ def test_a_path_on_the_server_is_not_a_photo(served: Served) -> None:
 
 def test_files_outside_the_run_store_are_not_served(served: Served) -> None:
     for path in ("/etc/passwd", str(served.store.root), str(Path(app.__file__))):
-        assert httpx.get(f"{served.address}gradio_api/file={path}").status_code == 403
+        assert httpx.get(f"{served.address}gradio_api/file={path}", timeout=PATIENCE_S).status_code == 403
 
 
 def test_a_file_that_no_upload_may_be_as_large_as_is_refused(served: Served) -> None:
     upload = httpx.post(
-        f"{served.address}gradio_api/upload", files={"files": ("a.png", bytes(MAX_UPLOAD_BYTES + 1))}, timeout=120
+        f"{served.address}gradio_api/upload",
+        files={"files": ("a.png", bytes(MAX_UPLOAD_BYTES + 1))},
+        timeout=PATIENCE_S,
     )
     assert upload.status_code == 413
 
@@ -187,14 +197,14 @@ def test_two_visitors_do_not_see_each_others_runs(served: Served) -> None:
 
 def test_every_answer_carries_the_careful_headers(served: Served) -> None:
     for path in ("", "gradio_api/info", "gradio_api/file=/etc/passwd"):
-        headers = httpx.get(served.address + path).headers
+        headers = httpx.get(served.address + path, timeout=PATIENCE_S).headers
         assert headers["x-content-type-options"] == "nosniff"
         assert headers["referrer-policy"] == "no-referrer"
         assert "default-src 'self'" in headers["content-security-policy"]
 
 
 def test_agents_find_the_same_two_tools(served: Served) -> None:
-    tools = httpx.get(f"{served.address}gradio_api/mcp/schema").json()
+    tools = httpx.get(f"{served.address}gradio_api/mcp/schema", timeout=PATIENCE_S).json()
     assert {tool["name"].split("_")[-1] for tool in tools} == {"upscale", "score"}
     assert all(tool["description"] for tool in tools)
 
@@ -205,7 +215,7 @@ def test_what_no_browser_may_fetch_is_refused(served: Served, tmp_path: Path) ->
     secret = served.store.private / "votes.sqlite"
     secret.write_text("who voted for what")
     for path in (secret, served.store.library.root / run_id / "input.png"):
-        assert httpx.get(f"{served.address}gradio_api/file={path}").status_code == 403
+        assert httpx.get(f"{served.address}gradio_api/file={path}", timeout=PATIENCE_S).status_code == 403
 
 
 def test_the_pictures_of_a_run_are_served_and_its_originals_are_not(served: Served) -> None:
@@ -216,12 +226,12 @@ def test_the_pictures_of_a_run_are_served_and_its_originals_are_not(served: Serv
     pictures = [run.path(run.candidates[0]), run.folder / "prior.png"]
     views = [shown.view_folder / name for name in ("input.png", "reference.png")]
     for path in (*pictures, *views):
-        assert httpx.get(f"{served.address}gradio_api/file={path}").status_code == 200
+        assert httpx.get(f"{served.address}gradio_api/file={path}", timeout=PATIENCE_S).status_code == 200
     roundabout = f"{run.folder}/../{run.folder.name}/input.png"
     encoded = str(run.folder / "input.png").replace("i", "%69")
     for path in (*(run.folder / name for name in ("run.json", "input.png", "reference.png")), roundabout, encoded):
         for prefix in ("gradio_api/file=", "file=", "gradio_api/file/"):
-            response = httpx.get(f"{served.address}{prefix}{path}", follow_redirects=True)
+            response = httpx.get(f"{served.address}{prefix}{path}", follow_redirects=True, timeout=PATIENCE_S)
             assert response.status_code in (403, 404)
             assert b"PNG" not in response.content
             assert b"candidates" not in response.content
@@ -259,7 +269,7 @@ def test_votes_outlast_the_server_and_find_a_run_of_an_earlier_version_again(
 
 
 def test_a_folder_without_a_run_is_refused_before_serving(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "app.py", str(tmp_path)], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "app.py", str(tmp_path)], capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "must be a folder with run.json" in done.stderr

@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-START_S = 180
+START_S = 600
+"""Nothing takes that long on an idle machine; a busy one may."""
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 CHROMIUM_ARGS = [
     "--no-sandbox",
@@ -69,7 +70,7 @@ def served_page(run_root: Path, *, assets: Path | None = None, runs: Sequence[Pa
             yield address
         finally:
             process.terminate()
-            process.wait(timeout=30)
+            process.wait(timeout=START_S)
 
 
 def _wait_for(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
@@ -77,7 +78,7 @@ def _wait_for(address: str, process: subprocess.Popen[bytes], log: Path) -> None
     while time.monotonic() < deadline:
         assert process.poll() is None, log.read_text()
         try:
-            urllib.request.urlopen(address, timeout=5).close()
+            urllib.request.urlopen(address, timeout=60).close()
         except (urllib.error.URLError, ConnectionError, TimeoutError):
             time.sleep(0.3)
         else:

@@ -26,7 +26,7 @@ MAGIC = (
     b"\x00\x00\x00\x1cftypheic",
     b"",
 )
-FUZZ = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZ = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 @cache

@@ -52,7 +52,9 @@ json_values = st.recursive(
 tops = st.dictionaries(st.text(max_size=9).filter(lambda key: key != "candidates"), json_values, max_size=4)
 
 
-@settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(values=tops, candidates=st.lists(records, max_size=4))
 def test_a_saved_run_opens_as_it_was(tmp_path: Path, values: dict[str, Any], candidates: list[CandidateRecord]) -> None:
     run = Run(folder=tmp_path / "run", values=values, candidates=tuple(candidates))

@@ -9,7 +9,8 @@ from sr_core.vote_sharing import Repository, VoteSharing, share_votes, shared_re
 from sr_core.votes import Answer, ShownPicture, VoteStore, new_voter
 
 WHERE = Repository("someone/votes", "a token")
-PATIENCE_S = 20.0
+PATIENCE_S = 300.0
+"""Nothing waits that long on an idle machine; a busy one may."""
 
 
 class FakeHub:

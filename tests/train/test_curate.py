@@ -30,7 +30,16 @@ from train.preference_config import CurateRecipe
 ROOT = Path(__file__).parents[2]
 ALONE = [sys.executable, "-m", "train"]
 IN_PAIR = [
-    *(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29618"),
+    *(
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node",
+        "2",
+        "--standalone",
+        "--local_addr",
+        "127.0.0.1",
+    ),
     *("-m", "train"),
 ]
 """Two processes; accelerate's own launcher starts one for --cpu without MPI."""
@@ -69,7 +78,7 @@ def group_files(output: Path) -> dict[str, int]:
 def kill_after(count: int, delay_s: float, values: Values, output: Path) -> None:
     """Run in a process of its own and kill it some time after `count` groups are finished."""
     with start(ALONE, values, output) as process:
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + 600
         while len(group_files(output)) < count:
             assert process.poll() is None, "the run must not end before it is killed"
             assert time.monotonic() < deadline

@@ -82,7 +82,7 @@ def test_a_killed_run_resumes_to_the_same_weights(values: Values, recipe_of: Rec
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     killed = tmp_path / "run"
     with subprocess.Popen(command(recipe), cwd=ROOT, env=environment, stderr=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + 600
         marker = killed / "checkpoints" / "step_00000005" / "_SUCCESS"
         while not marker.is_file():
             assert process.poll() is None, "the run must not end before it is killed"
