@@ -60,7 +60,7 @@ def build_page(store: VisitStore) -> gr.Blocks:
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 3600)) as page:
         saved = gr.BrowserState(None, storage_key=STORAGE_KEY, secret=STORAGE_SECRET)
         gr.HTML(_HEADER)
-        with gr.Tabs(elem_id="sr-tabs"):
+        with gr.Tabs(elem_id="sr-tabs", overflow_behavior="wrap"):
             with gr.Tab("Restore", id="restore", elem_id="sr-tab-restore") as restore, gr.Row(elem_id="sr-columns"):
                 with gr.Column(elem_id="sr-side"):
                     inputs = _input_side()

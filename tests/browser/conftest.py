@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image as PillowImage
@@ -9,8 +10,31 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.browser.server import CHROMIUM, CHROMIUM_ARGS, served_page
 
-PATIENCE_MS = 180_000
+PATIENCE_MS = 600_000
 """Nothing waits that long on an idle machine; a busy one may."""
+
+COUNT_FETCHES = """
+window.srFetches = 0;
+const fetched = window.fetch;
+window.fetch = (...call) => {
+  window.srFetches += 1;
+  return fetched(...call).finally(() => { window.srFetches -= 1; });
+};
+"""
+IS_QUIET = """() => {
+  const now = performance.now();
+  const moves = (animation) => animation.playState === "running"
+    && animation.effect?.getComputedTiming().iterations !== Infinity;
+  const waits = (stage) => stage.checkVisibility() && stage.dataset.ready === "no";
+  if (!window.srQuiet) {
+    window.srQuiet = { since: now };
+    new MutationObserver(() => { window.srQuiet.since = performance.now(); })
+      .observe(document, { subtree: true, childList: true, characterData: true, attributes: true });
+  }
+  if (window.srFetches || document.getAnimations().some(moves)
+      || [...document.querySelectorAll("[data-ready]")].some(waits)) window.srQuiet.since = now;
+  return now - window.srQuiet.since > 400;
+}"""
 
 
 @pytest.fixture(scope="session")
@@ -42,11 +66,24 @@ def small_photo(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def open_page(browser: Browser, address: str, *, width: int = 1280, height: int = 900) -> Page:
     """Return a new visitor's page, ready to be used."""
-    page = browser.new_context(viewport={"width": width, "height": height}, accept_downloads=True).new_page()
-    page.set_default_timeout(PATIENCE_MS)
+    page = new_page(browser, viewport={"width": width, "height": height}, accept_downloads=True)
     page.goto(address)
     page.locator("#sr-run").wait_for()
     return page
+
+
+def new_page(browser: Browser, **options: Any) -> Page:
+    """Return an empty page of a new visitor, as patient as a busy machine needs."""
+    context = browser.new_context(**options)
+    context.set_default_timeout(PATIENCE_MS)
+    context.add_init_script(COUNT_FETCHES)
+    return context.new_page()
+
+
+def settle(page: Page) -> None:
+    """Wait until nothing is asked for, nothing is drawn and nothing on the page has changed for a moment."""
+    page.evaluate("() => { if (window.srQuiet) window.srQuiet.since = performance.now(); }")
+    page.wait_for_function(IS_QUIET, polling=50)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from sr_core.runs import Run
 from sr_core.ui.explorer.sections import EXPLORE, PAGES
-from tests.browser.conftest import PATIENCE_MS
+from tests.browser.conftest import PATIENCE_MS, new_page, settle
 from tests.browser.server import served_page
 from tests.explorer_run import write_run
 
@@ -31,9 +31,12 @@ def served(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield address
 
 
-def visit(browser: Browser, address: str, theme: str, run: Run | None) -> Page:
-    page = browser.new_context(viewport={"width": 1280, "height": 900}, reduced_motion="reduce").new_page()
-    page.set_default_timeout(PATIENCE_MS)
+WIDTHS = {"desktop": (1280, 900), "phone": (375, 812)}
+
+
+def visit(browser: Browser, address: str, theme: str, run: Run | None, device: str = "desktop") -> Page:
+    width, height = WIDTHS[device]
+    page = new_page(browser, viewport={"width": width, "height": height}, reduced_motion="reduce")
     page.goto(f"{address}?__theme={theme}{'' if run is None else '&run=' + run.values['id']}")
     page.locator("#sr-run").wait_for()
     if run is not None:
@@ -51,14 +54,15 @@ def faults(page: Page) -> list[str]:
     ]
 
 
+@pytest.mark.parametrize("device", WIDTHS)
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_no_tab_has_a_serious_fault(browser: Browser, served: str, run: Run, theme: str) -> None:
-    page = visit(browser, served, theme, run)
+def test_no_tab_has_a_serious_fault(browser: Browser, served: str, run: Run, theme: str, device: str) -> None:
+    page = visit(browser, served, theme, run, device)
     found = {}
     for tab in TABS:
         for name in tab:
             page.locator(f"#sr-tab-{name}-button").click()
-        page.wait_for_timeout(1200)
+        settle(page)
         found["/".join(tab)] = faults(page)
     page.context.close()
     wrong = [f"{tab}: {fault}" for tab, here in found.items() for fault in here]
@@ -70,7 +74,7 @@ def test_a_page_without_a_run_has_no_serious_fault(browser: Browser, served: str
     found = {}
     for tab in ("restore", "explore", *(section.name for section in PAGES)):
         page.locator(f"#sr-tab-{tab}-button").click()
-        page.wait_for_timeout(600)
+        settle(page)
         found[tab] = faults(page)
     page.context.close()
     wrong = [f"{tab}: {fault}" for tab, here in found.items() for fault in here]

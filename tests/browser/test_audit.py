@@ -23,7 +23,7 @@ from tests.lora import install
 pytestmark = pytest.mark.browser
 expect.set_options(timeout=PATIENCE_MS)
 SEEDS = 2
-ROWS = ".sr-audit-table tbody tr"
+ROWS = "#sr-audit-table tbody tr"
 
 
 class Audited(NamedTuple):
@@ -122,8 +122,9 @@ def test_the_page_shows_the_numbers_of_the_run_on_disk(audited: Audited, page: P
         for text in (seed.name, f"{seed.before:.4f}", f"{seed.after:.4f}", f"{seed.change:+.4f}"):
             expect(row).to_contain_text(text)
         stored = run.values["audit"]["distances"]
-        pair = (stored["before"][place]["psnr"], stored["candidates"][place]["psnr"])
-        expect(row).to_contain_text("{:.2f} \u2192 {:.2f}".format(*pair))
+        for side, kept in (("before", "before"), ("after", "candidates")):
+            cell = row.locator(f"[data-key=psnr-{side}]")
+            expect(cell).to_have_text("{:.2f}".format(stored[kept][place]["psnr"]))
     words = page.locator("#sr-audit-words")
     expect(words).to_contain_text(f"{comparison.mean_change:+.4f} mean reward change from SFT to DP2O")
     assert comparison.interval is not None
@@ -131,6 +132,22 @@ def test_the_page_shows_the_numbers_of_the_run_on_disk(audited: Audited, page: P
     expect(words).to_contain_text("Full hybrid reward")
     for entry in run.values["left_out"]:
         expect(words).to_contain_text(entry["reason"])
+
+
+def test_seeds_are_sorted_and_filtered_by_any_number(audited: Audited, page: Page) -> None:
+    run, _ = found(audited)
+    psnr = {r.name: run.values["audit"]["distances"]["candidates"][r.index]["psnr"] for r in run.candidates}
+    table, names = page.locator("#sr-audit-table"), page.locator(f"{ROWS}:visible th")
+    best_first = sorted(psnr, key=lambda name: -psnr[name])
+    for order in (best_first, best_first[::-1]):
+        table.locator("button[data-sort=psnr-after]").click()
+        expect(names).to_have_text(order)
+    table.get_by_label("number", exact=True).select_option("psnr-after")
+    table.get_by_label("is at least").fill(repr(psnr[best_first[0]]))
+    expect(names).to_have_text(best_first[:1])
+    table.get_by_role("button", name="Show all").click()
+    table.locator("button[data-sort=seed]").click()
+    expect(names).to_have_text([record.name for record in run.candidates])
 
 
 def test_scoring_the_same_files_gives_the_same_numbers(audited: Audited) -> None:

@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from sr_core.runs import Run
-from tests.browser.conftest import PATIENCE_MS, open_page
+from tests.browser.conftest import PATIENCE_MS, new_page, open_page, settle
 from tests.browser.server import served_page
 from tests.explorer_run import write_run
 
@@ -45,7 +45,7 @@ def explore(page: Page) -> None:
     page.locator("#sr-tab-explore-button").click()
     expect(page.locator("#sr-explore-head")).to_be_visible()
     expect(page.locator("#sr-ranking-lead")).to_contain_text("has the highest reward")
-    page.wait_for_timeout(300)
+    settle(page)
 
 
 def seeds(page: Page) -> list[str]:
@@ -102,7 +102,7 @@ def test_the_slider_keeps_up_with_fast_keys(page: Page, opened: Opened) -> None:
     expect(slider).to_have_value("60")
     best = opened.runs[0].reranked(0.4).ranked[0]
     expect(page.locator("#sr-ranking-lead")).to_contain_text(f"{best.reward:.3f}")
-    page.wait_for_timeout(600)
+    settle(page)
     expect(slider).to_have_value("60")
 
 
@@ -141,11 +141,10 @@ def test_a_page_without_a_run_says_what_to_do_in_every_tab(browser: Browser, ope
 
 
 def test_an_unopened_page_fetches_no_chart_library(browser: Browser, opened: Opened) -> None:
-    context = browser.new_context()
-    page = context.new_page()
+    page = new_page(browser)
     fetched: list[str] = []
     page.on("request", lambda request: fetched.append(request.url))
     page.goto(opened.link(opened.runs[0]))
     expect(page.locator(CARDS)).to_have_count(4)
     assert [url for url in fetched if "plotly.min.js" in url] == []
-    context.close()
+    page.context.close()

@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from sr_core.runs import Run
-from tests.browser.conftest import PATIENCE_MS, open_page
+from tests.browser.conftest import PATIENCE_MS, new_page, open_page
 from tests.browser.server import served_page
 from tests.explorer_run import write_run
 
@@ -81,13 +81,12 @@ def say(capsys: pytest.CaptureFixture[str], what: str, took: list[float]) -> Non
 def test_first_load(browser: Browser, served: str, capsys: pytest.CaptureFixture[str]) -> None:
     took = []
     for _ in range(3):
-        context = browser.new_context()
-        page = context.new_page()
+        page = new_page(browser)
         began = time.perf_counter()
         page.goto(served)
         page.locator("#sr-run").wait_for()
         took.append(1000 * (time.perf_counter() - began))
-        context.close()
+        page.context.close()
     with capsys.disabled():
         sys.stdout.write(f"\nfirst load, empty cache: median {np.median(took):.0f} ms of {len(took)}\n")
     assert min(took) > 0

@@ -12,6 +12,7 @@ from sr_core.images import read_output, write_image
 from sr_core.joining import Member, join_images, part
 from sr_core.resampling import resize_clamped
 from sr_core.runs import Run
+from sr_core.ui.explorer.runs import RUNS_KEY
 from tests.browser.conftest import PATIENCE_MS, open_page
 from tests.browser.server import served_page
 from tests.explorer_run import photo_pixels, varied, write_run
@@ -129,7 +130,7 @@ def test_a_run_leaves_as_a_zip_comes_back_is_found_again_and_is_deleted(
     expect(page.locator("#sr-runs-list .sr-run:visible")).to_have_count(1)
     page.locator("#sr-runs-search").fill("")
 
-    page.wait_for_timeout(500)  # the browser remembers its runs a moment after they are shown
+    page.wait_for_function(f"JSON.parse(localStorage.getItem('{RUNS_KEY}'))?.length === 2")
     again = page.context.new_page()
     again.set_default_timeout(PATIENCE_MS)
     again.goto(served)

@@ -121,6 +121,26 @@ def test_the_table_is_sorted_by_any_column_and_by_keys(page: Page, opened: Opene
     assert fixed == ["Input, bicubic", "Prior", "Reference"]
 
 
+def test_candidates_are_filtered_by_any_spectral_number(page: Page, opened: Opened) -> None:
+    report = spectral_report(opened.run)
+    shares = {r.name: 100 * report.pictures[f"candidate-{r.index}"].share["dct"] for r in opened.run.ranked}
+    limit = sorted(shares.values())[1]
+    table = page.locator("#sr-spectra-table")
+    names = table.locator("tbody:first-of-type tr:visible th")
+    table.get_by_label("number", exact=True).select_option("share")
+    table.get_by_label("is at least").fill(repr(limit))
+    expect(names).to_have_count(3)
+    kept = [name for name, share in shares.items() if share >= limit]
+    assert [words.split(" (")[0] for words in names.all_inner_texts()] == kept
+    expect(table.locator(".sr-count")).to_have_text("3 of 4 shown")
+    expect(table.locator("tbody.sr-fixed tr:visible")).to_have_count(3)
+    page.get_by_label("FFT, Hann window").check()
+    by_fft = [report.pictures[f"candidate-{r.index}"].share["fft"] for r in opened.run.ranked]
+    expect(table.locator(".sr-count")).to_have_text(f"{sum(100 * share >= limit for share in by_fft)} of 4 shown")
+    table.get_by_role("button", name="Show all").click()
+    expect(names).to_have_count(4)
+
+
 def test_a_button_and_a_point_open_a_pair(page: Page, opened: Opened) -> None:
     page.evaluate("window.addEventListener('sr-pin', (event) => { window.lastPin = event.detail; })")
     best = f"candidate-{opened.run.ranked[0].index}"

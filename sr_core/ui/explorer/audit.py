@@ -23,6 +23,7 @@ from sr_core.ui.explorer.audit_settings import (
 )
 from sr_core.ui.explorer.audit_view import INTRODUCTION, render_pair, views
 from sr_core.ui.explorer.chart import chart_widget
+from sr_core.ui.explorer.number_table import table_widget
 from sr_core.ui.explorer.section import HEAVY, LIGHT
 from sr_core.ui.settings import WidgetValue, adapter_choices
 from sr_core.ui.status import WELCOME, render_status
@@ -251,7 +252,7 @@ def _results() -> Findings:
         status=gr.HTML(WELCOME, elem_id="sr-audit-status", apply_default_css=False),
         photos=gr.HTML("", elem_id="sr-audit-photos", apply_default_css=False),
         words=gr.HTML("", elem_id="sr-audit-words", apply_default_css=False),
-        seeds=gr.HTML("", elem_id="sr-audit-table", apply_default_css=False),
+        seeds=table_widget("sr-audit-table"),
         change=chart_widget("sr-audit-changes"),
         curves=chart_widget("sr-audit-curves"),
     )

@@ -1,7 +1,6 @@
-"""What an audit shows: the two photos, the words, the table of seeds and the charts, as HTML and figures."""
+"""What an audit shows: the two photos, the words and the charts, as HTML and figures."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -10,15 +9,16 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from sr_core.adapter_comparison import AdapterComparison, SeedChange, compare_adapters, reward_curves
+from sr_core.adapter_comparison import AdapterComparison, compare_adapters, reward_curves
 from sr_core.audit import AuditPair
 from sr_core.backbones import adapter_label
 from sr_core.degradations import PRESETS
-from sr_core.runs import CandidateRecord, Run
-from sr_core.ui.explorer.chart import COLOURS, cell_text, chart_value
-from sr_core.ui.explorer.pins import REFERENCE, before_id, candidate_id, pin_button
+from sr_core.runs import Run
+from sr_core.ui.explorer.audit_seeds import audit_of, seeds_table
+from sr_core.ui.explorer.chart import COLOURS, chart_value
+from sr_core.ui.explorer.pins import before_id, candidate_id
 from sr_core.ui.explorer.run_pictures import reference_picture
-from sr_core.ui.pictures import file_url, prepare_input, preview
+from sr_core.ui.pictures import file_url, prepare_input
 from sr_core.ui.tables import label_of
 from sr_core.ui.visits import Shown
 
@@ -35,10 +35,6 @@ INTRODUCTION = """
 </div>
 """
 _BETTER, _WORSE, _BEFORE, _AFTER, _NEUTRAL = COLOURS[2], COLOURS[4], COLOURS[1], COLOURS[0], COLOURS[6]
-_DISTANCES_NOTE = (
-    '<p class="sr-words">PSNR (higher is better) and LSD, the log-spectral distance (lower is better), compare with '
-    "the full-quality photo too; they are not part of the reward.</p>"
-)
 _KINDS = (("best", "triangle-up"), ("mean", "circle"), ("worst", "triangle-down"))
 
 
@@ -53,7 +49,7 @@ def render_photos(shown: Shown) -> str:
     if reference is None:
         return ""
     prepare_input(shown)
-    return _pair(file_url(reference), file_url(shown.view_folder / "input.png"), shown.name, _audit(shown.run))
+    return _pair(file_url(reference), file_url(shown.view_folder / "input.png"), shown.name, audit_of(shown.run))
 
 
 def _pair(hq: str, lq: str, lq_name: str, recipe: Mapping[str, Any]) -> str:
@@ -102,11 +98,6 @@ def _range(value: object) -> str:
     return ", ".join(f"{part:g}" for part in value) if isinstance(value, tuple) else str(value)
 
 
-def _audit(run: Run) -> Mapping[str, Any]:
-    recipe = run.values.get("audit")
-    return recipe if isinstance(recipe, Mapping) else {}
-
-
 def render_findings(run: Run, comparison: AdapterComparison | None) -> str:
     """Return what was found in words: the change with its interval, which reward it is and what it leaves out."""
     lines = [] if comparison is None else [_headline(comparison)]
@@ -147,81 +138,6 @@ def _basis(run: Run, comparison: AdapterComparison | None) -> str:
         )
     left = "; ".join(f"{escape(label_of(name))}: {escape(reason)}" for name, reason in reasons.items())
     return words + (f" <strong>Left out:</strong> {left}." if left else " No metric was left out.")
-
-
-def render_seeds(shown: Shown, comparison: AdapterComparison | None) -> str:
-    """Return one row per seed with its pictures, rewards and distances; the pictures open it in the comparer."""
-    run = shown.run
-    if not run.candidates:
-        return ""
-    other = run.values.get("compare_adapter")
-    places = {seed.index: seed for seed in comparison.seeds} if comparison is not None else {}
-    if other is None:
-        head = ["Reward", "Rank"]
-        caption = "Every seed, scored against the full-quality photo."
-    else:
-        head = ["Change", *(f"Reward {adapter_label(name)}" for name in (other, run.values["adapter"]))]
-        caption = "The same seeds by both adapters; rewards over the union of their candidates."
-    columns = "".join(f'<th scope="col">{escape(name)}</th>' for name in ("Seed", "Look", *head, "PSNR, dB", "LSD, dB"))
-    rows = "".join(_row(shown, record, other, places.get(record.index)) for record in run.candidates)
-    note = _DISTANCES_NOTE if "distances" in _audit(run) else ""
-    return (
-        '<div class="sr-scroller" tabindex="0" role="region" aria-label="Every seed">'
-        f'<table class="sr-table sr-audit-table"><caption>{caption}</caption>'
-        f"<thead><tr>{columns}</tr></thead><tbody>{rows}</tbody></table></div>{note}"
-    )
-
-
-def _row(shown: Shown, record: CandidateRecord, other: str | None, place: SeedChange | None) -> str:
-    run = shown.run
-    if other is None:
-        rank = None if record.rank is None else str(record.rank)
-        numbers = [_number(record.reward, ".4f"), cell_text(rank)]
-    else:
-        rewards = (None, None, None) if place is None else (place.change, place.before, place.after)
-        numbers = [_number(value, form) for value, form in zip(rewards, ("+.4f", ".4f", ".4f"), strict=True)]
-    distances = [_distances(run, record.index, metric, form) for metric, form in (("psnr", ".2f"), ("lsd", ".3f"))]
-    cells = (_look(shown, record, other), *numbers, *distances)
-    return f'<tr><th scope="row">{escape(record.name)}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
-
-
-def _look(shown: Shown, record: CandidateRecord, other: str | None) -> str:
-    """Return a seed's pictures with the button that opens them in the comparer."""
-    thumbs = ""
-    if record.before is not None and other is not None:
-        thumbs += _thumb(shown, record, record.before, f"{record.name} by {adapter_label(other)}")
-    if record.file is not None:
-        thumbs += _thumb(shown, record, record.file, record.label)
-    button = ""
-    if record.file is not None and record.before is not None:
-        button = pin_button("before against after", candidate_id(record), before_id(record), run=shown.key)
-    elif record.file is not None and other is None and shown.run.values["reference"]:
-        button = pin_button("against the truth", candidate_id(record), REFERENCE, run=shown.key)
-    return f'<div class="sr-audit-look"><span>{thumbs}</span>{button}</div>' if thumbs else "\u2013"
-
-
-def _thumb(shown: Shown, record: CandidateRecord, file: str, label: str) -> str:
-    address = preview(shown, replace(record, file=file))
-    return f'<img src="{escape(address)}" alt="{escape(label)}" decoding="async">'
-
-
-def _number(value: float | None, form: str) -> str:
-    return "\u2013" if value is None else format(value, form)
-
-
-def _distances(run: Run, index: int, metric: str, form: str) -> str:
-    """Return a stored distance to the reference, of both adapters where there are two."""
-    stored = _audit(run).get("distances")
-    if not isinstance(stored, Mapping):
-        return "\u2013"
-    found = []
-    for side in ("before", "candidates"):
-        entries = stored.get(side)
-        entry = entries[index] if isinstance(entries, Sequence) and index < len(entries) else None
-        value = entry.get(metric) if isinstance(entry, Mapping) else None
-        if isinstance(value, float | int):
-            found.append(format(value, form))
-    return " \u2192 ".join(found) or "\u2013"
 
 
 def change_chart(run: Run, comparison: AdapterComparison | None) -> dict[str, Any] | None:
@@ -301,14 +217,14 @@ def _curves(run: Run, comparison: AdapterComparison | None) -> dict[str, Mapping
     return {adapter_label(run.values["adapter"]): reward_curves([rewards], range(1, len(rewards) + 1))}
 
 
-def views(shown: Shown) -> tuple[str, str, str, Any, Any]:
+def views(shown: Shown) -> tuple[str, str, Any, Any, Any]:
     """Return photos, findings, seeds and both charts of a run."""
     comparison = compare_adapters(shown.run) if shown.finished else None
     scored = any(record.scores for record in shown.run.candidates)
     return (
         render_photos(shown),
         render_findings(shown.run, comparison) if scored else "",
-        render_seeds(shown, comparison),
+        seeds_table(shown, comparison),
         change_chart(shown.run, comparison),
         curves_chart(shown.run, comparison) if scored else None,
     )

@@ -32,7 +32,7 @@ class Explore:
                 )
             comparer = build_comparer(self._store)
             tabs, filled = [], []
-            with gr.Tabs(elem_id="sr-views"):
+            with gr.Tabs(elem_id="sr-views", overflow_behavior="wrap"):
                 for section in self._sections:
                     with gr.Tab(section.label, id=section.name, elem_id=f"sr-tab-{section.name}") as view:
                         filled.append(section.build(self._store))

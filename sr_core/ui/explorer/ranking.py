@@ -11,8 +11,9 @@ from sr_core.explanation import Drop, RankBootstrap, RankedGroup, bootstrap_rank
 from sr_core.rewards.group import tie_band
 from sr_core.runs import Run
 from sr_core.ui.explorer.chart import COLOURS, MAGNITUDES, chart_value, chart_widget, table_html
+from sr_core.ui.explorer.number_table import table_widget
 from sr_core.ui.explorer.pins import INPUT, candidate_id
-from sr_core.ui.explorer.ranking_table import arrow_of, table_value, table_widget
+from sr_core.ui.explorer.ranking_table import arrow_of, ranking_table
 from sr_core.ui.tables import label_of
 from sr_core.ui.visits import Visit, VisitStore
 
@@ -53,7 +54,7 @@ class RankingSection:
         return [
             headline(shown.run, group, names, drops, resampled),
             _bars(shown.run, group, names),
-            table_value(shown.run, group, resampled),
+            ranking_table(shown.run, group, resampled),
             _drop_table(group, names, drops),
             _ranks(group, names, resampled),
         ]

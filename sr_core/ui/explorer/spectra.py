@@ -11,6 +11,7 @@ from sr_core.runs import CandidateRecord, Run
 from sr_core.spectra import Basis
 from sr_core.spectral_report import pair_bands, spectral_report, weight_curve
 from sr_core.ui.explorer.chart import chart_widget
+from sr_core.ui.explorer.number_table import table_widget
 from sr_core.ui.explorer.section import LIGHT
 from sr_core.ui.explorer.spectra_charts import (
     BASIS_NAMES,
@@ -24,7 +25,6 @@ from sr_core.ui.explorer.spectra_charts import (
     weights_chart,
 )
 from sr_core.ui.explorer.spectra_table import spectra_table
-from sr_core.ui.theme import static_text
 from sr_core.ui.visits import Visit, VisitStore
 from sr_core.ui.words import in_words
 
@@ -67,9 +67,7 @@ class SpectraSection:
                 unit = gr.Radio(units, value="output", label="Frequency in cycles per", elem_id="sr-spectra-unit")
             powers = chart_widget("sr-spectra-powers")
             levels = chart_widget("sr-spectra-levels")
-            numbers = gr.HTML(
-                "", js_on_load=static_text("spectra.js"), elem_id="sr-spectra-table", apply_default_css=False
-            )
+            numbers = table_widget("sr-spectra-table")
             with gr.Column(visible=False, elem_id="sr-spectra-pair") as pair:
                 gr.HTML(_PAIR_HEAD)
                 with gr.Row(elem_id="sr-spectra-choice"):

@@ -18,7 +18,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def rows(run: Run) -> list[str]:
-    table = spectra_table(View(run, spectral_report(run), "dct", "output"))
+    table = spectra_table(View(run, spectral_report(run), "dct", "output"))["table"]
     return re.findall(r"<tr>(<th scope=\"row\".*?)</tr>", table)
 
 
@@ -32,9 +32,9 @@ def test_every_number_is_the_reports(run: Run) -> None:
     report = spectral_report(run)
     for row, record in zip(rows(run), run.ranked, strict=False):
         picture = report.pictures[f"candidate-{record.index}"]
-        numbers = [float(value) for value in re.findall(r'<td data-value="(.*?)">', row)]
+        numbers = [float(value) for value in re.findall(r'<td data-key="\w+" data-value="(.*?)">', row)]
         assert numbers == [
-            record.rank, record.reward, picture.distance, picture.fidelity["dct"], picture.share["dct"],
+            record.rank, record.reward, picture.distance, picture.fidelity["dct"], 100 * picture.share["dct"],
             picture.level["dct"],
         ]  # fmt: skip
         assert len(numbers) == len(COLUMNS) - 1
@@ -55,6 +55,6 @@ def test_a_picture_opens_against_every_other_kind(run: Run) -> None:
 def test_names_of_other_tools_are_escaped(run: Run) -> None:
     foreign = replace(run.candidates[0], source="<b>tool</b>", seed=None)
     named = replace(run, candidates=(foreign, *run.candidates[1:]))
-    table = spectra_table(View(named, spectral_report(named), "dct", "output"))
+    table = spectra_table(View(named, spectral_report(named), "dct", "output"))["table"]
     assert "<b>tool" not in table
     assert "&lt;b&gt;tool" in table

@@ -1,6 +1,6 @@
 const find = (selector) => element.querySelector(selector);
 const root = find(".sr-ranking"), table = find(".sr-sortable"), rowsOfFilters = find(".sr-filter-rows"), count = find(".sr-count");
-let sort = { key: "rank", direction: "ascending" }, filters = [], columns = [];
+let sort = null, filters = [], columns = [];
 
 const cellOf = (row, key) => row.querySelector(`[data-key="${CSS.escape(key)}"]`);
 // A cell without a value has none to compare: it comes last and passes no condition.
@@ -41,7 +41,8 @@ function applyFilters() {
 function fillColumns(select) {
   const chosen = select.value;
   select.replaceChildren(...columns.map(({ key, label }) => new Option(label, key)));
-  select.value = columns.some(({ key }) => key === chosen) ? chosen : "reward";
+  const known = (wanted) => columns.some(({ key }) => key === wanted);
+  select.value = [chosen, "reward", columns[0].key].find(known);
 }
 
 function labelled(words, field) {
@@ -81,13 +82,18 @@ function render() {
   const value = props.value;
   root.hidden = !value;
   if (!value) return;
-  const caption = table.caption;
+  const caption = table.caption, title = find(".sr-table-title");
   table.innerHTML = value.table;
+  caption.textContent = value.caption + "; each column can be sorted";
   table.prepend(caption);
+  title.textContent = value.title;
+  title.hidden = !value.title;
+  find("legend").textContent = `Show only ${value.rows} whose`;
+  find(".sr-scroller").setAttribute("aria-label", value.caption);
   bodyRows().forEach((row, place) => { row.dataset.place = place; });
   columns = value.columns;
-  find(".sr-ties").textContent = value.ties;
-  if (!columns.some(({ key }) => key === sort.key)) sort = { key: "rank", direction: "ascending" };
+  find(".sr-ties").textContent = value.note;
+  if (!columns.some(({ key }) => key === sort?.key)) sort = { key: value.sort, direction: "ascending" };
   if (!filters.length) addFilter();
   for (const filter of filters) fillColumns(filter.column);
   applySort();
