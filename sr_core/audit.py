@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sr_core.degradations import SCALE, degradation_preset, degrade
+from sr_core.degradations import SCALE, Degraded, degradation_preset, degrade_and_tell
 from sr_core.errors import ConfigError, InputError
 from sr_core.images import from_uint8, read_image, read_size, to_uint8, write_image
 from sr_core.job import Job
@@ -173,22 +173,24 @@ def make_pair(
         given = {"name": lq.name, "sha256": hashlib.sha256(lq.read_bytes()).hexdigest()}
         return AuditPair(hq=reference, lq=lq, size=plan.hq_size, recipe={**recipe, "lq": given}, notices=tuple(notices))
     made = folder / f"{photo.name}_{degradation.preset}_{degradation.seed}.png"
-    write_image(made, degraded(from_uint8(pixels), degradation), format="png", marked=False, fast=True)
+    lq_made, (draws,) = degraded(from_uint8(pixels), degradation)
+    write_image(made, lq_made, format="png", marked=False, fast=True)
     preset = degradation_preset(degradation.preset)
     recipe["degradation"] = {
         "preset": degradation.preset,
         "seed": degradation.seed,
         "scale": SCALE,
         "parameters": asdict(preset),
+        "drawn": [{"stage": draw.stage, "step": draw.step, "values": dict(draw.values)} for draw in draws],
     }
     if preset.usm_sharpen_target:
         notices.append("This preset sharpens the photo before it degrades it; the reference is the photo as it is.")
     return AuditPair(hq=reference, lq=made, size=plan.hq_size, recipe=recipe, notices=tuple(notices))
 
 
-def degraded(hq: Float[Tensor, "1 3 h w"], degradation: Degradation) -> Float[Tensor, "1 3 h//4 w//4"]:
-    """Return the LQ of one HQ, the same for the same seed."""
-    return degrade(hq, degradation.preset, generator=torch.Generator().manual_seed(degradation.seed))
+def degraded(hq: Float[Tensor, "1 3 h w"], degradation: Degradation) -> Degraded:
+    """Return the LQ of one HQ and what was drawn for it, the same for the same seed."""
+    return degrade_and_tell(hq, degradation.preset, generator=torch.Generator().manual_seed(degradation.seed))
 
 
 def audit_job(job: Job, plan: AuditPlan | AuditPair) -> Job:

@@ -9,8 +9,7 @@ small batches are more diverse. Source: Real-ESRGAN, arXiv 2107.10833.
 import difflib
 import io
 import math
-from collections.abc import Sequence
-from typing import TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import PIL.Image
@@ -19,14 +18,20 @@ import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sr_core.blur_kernels import (
-    blur,
-    gaussian_kernel,
-    identity_kernel,
-    padded_kernel,
-    plateau_kernel,
-    reflect_pad,
-    sinc_kernel,
+from sr_core.blur_kernels import blur, gaussian_kernel, reflect_pad
+from sr_core.degradation_draws import (
+    Draw,
+    DrawLog,
+    Stage,
+    Value,
+    choose,
+    draw_kernel,
+    draw_one_of,
+    draw_sinc,
+    happens,
+    no_kernel,
+    uniform,
+    uniform_per_image,
 )
 from sr_core.degradation_presets import PRESETS, DegradationPreset, StageParameters
 from sr_core.errors import ConfigError, InputError
@@ -37,10 +42,11 @@ __all__ = [
     "PRESETS",
     "SCALE",
     "DegradationPreset",
+    "Degraded",
     "StageParameters",
     "degradation_preset",
     "degrade",
-    "draw_kernel",
+    "degrade_and_tell",
     "target",
     "usm_sharpen",
 ]
@@ -54,11 +60,17 @@ Quarter = Float[Tensor, "b 3 h//4 w//4"]
 Resized = Float[Tensor, "b 3 H W"]
 """Pixels like `Image`, of another size than the function's image."""
 
-T = TypeVar("T")
-
 _MODES = ("area", "bilinear", "bicubic")
 _USM_SIZE, _USM_SIGMA = 51, 8.0
 _LUMA = (0.2989, 0.587, 0.114)
+
+
+class Degraded(NamedTuple):
+    """The LQ of each image and what was drawn for it."""
+
+    lq: Float[Tensor, "b 3 h w"]
+    draws: tuple[tuple[Draw, ...], ...]
+    """One sequence per image, in the order of the steps."""
 
 
 def degradation_preset(name: str) -> DegradationPreset:
@@ -76,6 +88,11 @@ def degrade(hq: Image, preset: DegradationPreset | str, *, generator: torch.Gene
     Works on the CPU with a CPU generator, so that a seed gives the same pixels on every machine of one kind.
     Raises InputError if the sides are not multiples of 4 and ConfigError if the preset is unknown.
     """
+    return degrade_and_tell(hq, preset, generator=generator).lq
+
+
+def degrade_and_tell(hq: Image, preset: DegradationPreset | str, *, generator: torch.Generator) -> Degraded:
+    """Return what `degrade` returns, with every value that it drew; raises as it does."""
     preset = degradation_preset(preset) if isinstance(preset, str) else preset
     height, width = hq.shape[-2:]
     if height % SCALE or width % SCALE or not hq.numel():
@@ -87,11 +104,13 @@ def degrade(hq: Image, preset: DegradationPreset | str, *, generator: torch.Gene
         source = usm_sharpen(source)
     clean = torch.rand(len(source), generator=generator) < preset.clean_prob
     lq = torch.empty(len(source), 3, height // SCALE, width // SCALE)
+    kept, made = DrawLog(int(clean.sum())), DrawLog(int((~clean).sum()))
     if clean.any():
-        lq[clean] = _clean_reduction(source[clean], preset, generator)
+        lq[clean] = _clean_reduction(source[clean], preset, generator, kept)
     if not clean.all():
-        lq[~clean] = _synthesised(source[~clean], preset, generator)
-    return _on_8_bit_grid(lq).to(hq.device)
+        lq[~clean] = _synthesised(source[~clean], preset, generator, made)
+    logs = (iter(made.images), iter(kept.images))
+    return Degraded(_on_8_bit_grid(lq).to(hq.device), tuple(tuple(next(logs[one])) for one in clean.tolist()))
 
 
 def target(hq: Image, preset: DegradationPreset | str, *, sharpen: bool = False) -> Image:
@@ -116,87 +135,87 @@ def usm_sharpen(image: Image) -> Image:
     return mask * sharp + (1 - mask) * image
 
 
-def draw_kernel(stage: StageParameters, generator: torch.Generator) -> Float[Tensor, "21 21"]:
-    """Draw one blur kernel of the stage, padded with zeros to 21 x 21."""
-    size = _draw_one_of(stage.kernel_sizes, generator)
-    if _happens(stage.sinc_prob, generator):
-        lowest = math.pi / 3 if size < 13 else math.pi / 5
-        return padded_kernel(sinc_kernel(size, cutoff=_uniform((lowest, math.pi), generator)))
-    kind = _choose(stage.kernel_probs, generator)
-    sigma_x = sigma_y = _uniform(stage.blur_sigma_range, generator)
-    angle = 0.0
-    if kind % 2:  # odd kinds are the anisotropic ones
-        sigma_y = _uniform(stage.blur_sigma_range, generator)
-        angle = _uniform((-math.pi, math.pi), generator)
-    beta, shape = 1.0, gaussian_kernel
-    if kind in (2, 3):
-        beta = _draw_beta(stage.betag_range, generator)
-    if kind in (4, 5):
-        beta, shape = _draw_beta(stage.betap_range, generator), plateau_kernel
-    return padded_kernel(shape(size, sigma_x=sigma_x, sigma_y=sigma_y, angle=angle, beta=beta))
-
-
-def _synthesised(image: Image, preset: DegradationPreset, generator: torch.Generator) -> Quarter:
+def _synthesised(image: Image, preset: DegradationPreset, generator: torch.Generator, log: DrawLog) -> Quarter:
     """Run the stages and the final step on images that are not chosen to stay clean."""
     assert preset.first is not None, "a preset without a first stage keeps every image clean"
     height, width = image.shape[-2] // SCALE, image.shape[-1] // SCALE
-    image = _blurred(image, preset.first, generator)
-    image = _resized(image, preset.first, (SCALE * height, SCALE * width), generator)
-    image = _noised(image, preset.first, generator)
+    image = _blurred(image, preset.first, generator, log, "first")
+    image = _resized(image, preset.first, (SCALE * height, SCALE * width), generator, log, "first")
+    image = _noised(image, preset.first, generator, log, "first")
     if preset.first.jpeg_range is not None:
-        image = _jpeg(image, _uniform_per_image(preset.first.jpeg_range, len(image), generator))
-    if preset.second is not None and _happens(preset.second_stage_prob, generator):
-        if _happens(preset.second_blur_prob, generator):
-            image = _blurred(image, preset.second, generator)
+        image = _jpeg(image, uniform_per_image(preset.first.jpeg_range, len(image), generator), log, "first")
+    if preset.second is None:
+        return _finished(image, preset, (height, width), generator, log)
+    if happens(preset.second_stage_prob, generator):
+        if happens(preset.second_blur_prob, generator):
+            image = _blurred(image, preset.second, generator, log, "second")
         # The second stage's factors are relative to the LQ, not to what the first stage left.
-        image = _resized(image, preset.second, (height, width), generator)
-        image = _noised(image, preset.second, generator)
-    return _finished(image, preset, (height, width), generator)
+        image = _resized(image, preset.second, (height, width), generator, log, "second")
+        image = _noised(image, preset.second, generator, log, "second")
+    else:
+        log.note("second", "skipped")
+    return _finished(image, preset, (height, width), generator, log)
 
 
-def _finished(image: Image, preset: DegradationPreset, size: tuple[int, int], generator: torch.Generator) -> Resized:
+def _finished(
+    image: Image, preset: DegradationPreset, size: tuple[int, int], generator: torch.Generator, log: DrawLog
+) -> Resized:
     """Reduce to the LQ size with the final sinc filter, and compress before or after it."""
     if preset.final_jpeg_range is None:
-        return _reduced(image, preset, size, generator)
-    quality = _uniform_per_image(preset.final_jpeg_range, len(image), generator)
-    if _happens(0.5, generator):
-        return _jpeg(_reduced(image, preset, size, generator), quality)
-    return _reduced(_jpeg(image, quality), preset, size, generator)
+        return _reduced(image, preset, size, generator, log)
+    quality = uniform_per_image(preset.final_jpeg_range, len(image), generator)
+    if happens(0.5, generator):
+        return _jpeg(_reduced(image, preset, size, generator, log), quality, log, "final")
+    return _reduced(_jpeg(image, quality, log, "final"), preset, size, generator, log)
 
 
-def _reduced(image: Image, preset: DegradationPreset, size: tuple[int, int], generator: torch.Generator) -> Resized:
-    image = _interpolated(image, size, _draw_one_of(_MODES, generator))
+def _reduced(
+    image: Image, preset: DegradationPreset, size: tuple[int, int], generator: torch.Generator, log: DrawLog
+) -> Resized:
+    mode = draw_one_of(_MODES, generator)
+    image = _interpolated(image, size, mode)
+    log.note("final", "resize", _size_values(size, mode))
     filtered = torch.rand(len(image), generator=generator) < preset.final_sinc_prob
-    if not filtered.any():
-        return image
-    kernels = []
-    for chosen in filtered.tolist():
-        kernel = identity_kernel(1)
-        if chosen:
-            side = _draw_one_of(preset.final_sinc_kernel_sizes, generator)
-            kernel = sinc_kernel(side, cutoff=_uniform((math.pi / 3, math.pi), generator))
-        kernels.append(padded_kernel(kernel))
-    return blur(image, torch.stack(kernels))
+    kernels = [
+        draw_sinc(draw_one_of(preset.final_sinc_kernel_sizes, generator), math.pi / 3, generator)
+        if chosen
+        else no_kernel()
+        for chosen in filtered.tolist()
+    ]
+    log.note("final", "sinc filter", [drawn.values for drawn in kernels])
+    return blur(image, torch.stack([drawn.kernel for drawn in kernels])) if filtered.any() else image
 
 
-def _clean_reduction(image: Image, preset: DegradationPreset, generator: torch.Generator) -> Quarter:
-    lq = resize(image, image.shape[-2] // SCALE, image.shape[-1] // SCALE)
+def _clean_reduction(image: Image, preset: DegradationPreset, generator: torch.Generator, log: DrawLog) -> Quarter:
+    size = (image.shape[-2] // SCALE, image.shape[-1] // SCALE)
+    lq = resize(image, *size)
+    log.note("clean", "resize", _size_values(size, "bicubic, antialiased"))
     if preset.clean_jpeg_range is None:
         return lq
-    return _jpeg(lq, _uniform_per_image(preset.clean_jpeg_range, len(lq), generator))
+    return _jpeg(lq, uniform_per_image(preset.clean_jpeg_range, len(lq), generator), log, "clean")
 
 
-def _blurred(image: Image, stage: StageParameters, generator: torch.Generator) -> Image:
-    return blur(image, torch.stack([draw_kernel(stage, generator) for _ in image]))
+def _blurred(image: Image, stage: StageParameters, generator: torch.Generator, log: DrawLog, name: Stage) -> Image:
+    drawn = [draw_kernel(stage, generator) for _ in image]
+    log.note(name, "blur", [one.values for one in drawn])
+    return blur(image, torch.stack([one.kernel for one in drawn]))
 
 
-def _resized(image: Image, stage: StageParameters, base: tuple[int, int], generator: torch.Generator) -> Resized:
+def _resized(
+    image: Image, stage: StageParameters, base: tuple[int, int], generator: torch.Generator, log: DrawLog, name: Stage
+) -> Resized:
     """Resize to a drawn factor of the base size (height, width)."""
-    direction = _choose(stage.resize_prob, generator)
+    direction = choose(stage.resize_prob, generator)
     low, high = stage.resize_range
-    factor = _uniform(((1.0, high), (low, 1.0), (1.0, 1.0))[direction], generator)
+    factor = uniform(((1.0, high), (low, 1.0), (1.0, 1.0))[direction], generator)
     size = (max(1, int(base[0] * factor)), max(1, int(base[1] * factor)))
-    return _interpolated(image, size, _draw_one_of(_MODES, generator))
+    mode = draw_one_of(_MODES, generator)
+    log.note(name, "resize", {"factor": factor, **_size_values(size, mode)})
+    return _interpolated(image, size, mode)
+
+
+def _size_values(size: tuple[int, int], mode: str) -> dict[str, Value]:
+    return {"width px": size[1], "height px": size[0], "interpolation": mode}
 
 
 def _interpolated(image: Image, size: tuple[int, int], mode: str) -> Resized:
@@ -204,15 +223,24 @@ def _interpolated(image: Image, size: tuple[int, int], mode: str) -> Resized:
     return image if image.shape[-2:] == size else F.interpolate(image, size=size, mode=mode)
 
 
-def _noised(image: Image, stage: StageParameters, generator: torch.Generator) -> Image:
-    gaussian = _happens(stage.gaussian_noise_prob, generator)
+def _noised(image: Image, stage: StageParameters, generator: torch.Generator, log: DrawLog, name: Stage) -> Image:
+    gaussian = happens(stage.gaussian_noise_prob, generator)
     gray = torch.rand(len(image), generator=generator) < stage.gray_noise_prob
+    limits = stage.noise_range if gaussian else stage.poisson_scale_range
+    drawn = uniform_per_image(limits, len(image), generator)
+    kind, unit = ("Gaussian", "sigma of 255") if gaussian else ("Poisson", "scale")
+    log.note(
+        name,
+        "noise",
+        [
+            {"kind": kind, unit: value, "channels": "share it" if is_gray else "each its own"}
+            for value, is_gray in zip(drawn.tolist(), gray.tolist(), strict=True)
+        ],
+    )
     if gaussian:
-        strength = _uniform_per_image(stage.noise_range, len(image), generator) / 255
-        noise = _gaussian_noise(image, gray, generator)
+        strength, noise = drawn / 255, _gaussian_noise(image, gray, generator)
     else:
-        strength = _uniform_per_image(stage.poisson_scale_range, len(image), generator)
-        noise = _poisson_noise(image, gray, generator)
+        strength, noise = drawn, _poisson_noise(image, gray, generator)
     return (image + strength[:, None, None, None] * noise).clamp(0, 1)
 
 
@@ -236,11 +264,12 @@ def _poisson_noise(image: Image, gray: Bool[Tensor, " b"], generator: torch.Gene
     return torch.stack(noise)
 
 
-def _jpeg(image: Image, quality: PerSample) -> Image:
+def _jpeg(image: Image, quality: PerSample, log: DrawLog, name: Stage) -> Image:
     """Encode and decode each image as a baseline JPEG with 4:2:0 chroma at its own quality (1 to 100)."""
     pixels = (_on_8_bit_grid(image) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-    decoded = []
-    for array, level in zip(pixels, quality.round().int().tolist(), strict=True):
+    decoded, levels = [], quality.round().int().tolist()
+    log.note(name, "JPEG", [{"quality": level} for level in levels])
+    for array, level in zip(pixels, levels, strict=True):
         stream = io.BytesIO()
         picture = PIL.Image.fromarray(np.ascontiguousarray(array))
         picture.save(stream, "JPEG", quality=level, subsampling="4:2:0")
@@ -261,34 +290,3 @@ def _usm_blur(image: Image) -> Image:
     planes = F.conv2d(planes, line[:, None].expand(count, 1, -1, -1), groups=count)
     planes = F.conv2d(planes, line[None, :].expand(count, 1, -1, -1), groups=count)
     return planes.reshape(image.shape)
-
-
-def _happens(probability: float, generator: torch.Generator) -> bool:
-    return torch.rand((), generator=generator).item() < probability
-
-
-def _choose(weights: Sequence[float], generator: torch.Generator) -> int:
-    """Draw an index with probability proportional to its weight."""
-    return int(torch.multinomial(torch.tensor(weights), 1, generator=generator).item())
-
-
-def _draw_one_of(options: Sequence[T], generator: torch.Generator) -> T:
-    return options[int(torch.randint(len(options), (), generator=generator).item())]
-
-
-def _uniform(limits: tuple[float, float], generator: torch.Generator) -> float:
-    low, high = limits
-    return low + (high - low) * torch.rand((), generator=generator).item()
-
-
-def _uniform_per_image(limits: tuple[float, float], count: int, generator: torch.Generator) -> PerSample:
-    low, high = limits
-    return low + (high - low) * torch.rand(count, generator=generator)
-
-
-def _draw_beta(limits: tuple[float, float], generator: torch.Generator) -> float:
-    """Draw a shape exponent, as often below 1 as above it where the range holds 1."""
-    low, high = limits
-    if low <= 1 <= high:
-        limits = (low, 1.0) if _happens(0.5, generator) else (1.0, high)
-    return _uniform(limits, generator)

@@ -160,9 +160,21 @@ def test_scoring_the_same_files_gives_the_same_numbers(audited: Audited) -> None
     np.testing.assert_allclose([row["reward"] for row in answer["images"]], rewards)
 
 
-def test_the_photos_offered_are_those_of_the_seed(page: Page, hq: Path, tmp_path: Path) -> None:
+def test_the_photos_and_values_offered_are_those_of_the_seed(
+    audited: Audited, page: Page, hq: Path, tmp_path: Path
+) -> None:
     pair = make_pair(hq, tmp_path, Degradation(preset="seesr", seed=3, side=512))
     expect(page.locator("#sr-audit-photos")).to_contain_text("seesr, seed 3")
+    drawn = pair.recipe["degradation"]["drawn"]
+    assert Run.open(audited.folder).values["audit"]["degradation"]["drawn"] == drawn
+    page.locator("#sr-audit-photos summary").click()
+    rows = page.locator(".sr-audit-drawn tbody tr")
+    expect(rows).to_have_count(len(drawn))
+    for place, draw in enumerate(drawn):
+        expect(rows.nth(place).locator("td").first).to_have_text(draw["step"])
+        for value in draw["values"].values():
+            expect(rows.nth(place)).to_contain_text(f"{value:.4g}" if isinstance(value, float) else str(value))
+    page.locator("#sr-audit-photos summary").click()
     expect_pictures(page)
     expect(page.locator("#sr-audit-status")).to_contain_text("middle 128 x 128 px of 130 x 130")
     for place, path in enumerate((pair.hq, pair.lq)):

@@ -9,12 +9,13 @@ import torch
 from numpy.typing import NDArray
 
 from sr_core.blur_kernels import gaussian_kernel
+from sr_core.degradation_draws import draw_kernel
 from sr_core.degradations import (
     PRESETS,
     DegradationPreset,
     StageParameters,
     degrade,
-    draw_kernel,
+    degrade_and_tell,
     target,
     usm_sharpen,
 )
@@ -231,7 +232,7 @@ def test_the_second_stage_acts_exactly_when_its_chance_says_so(chance):
 def test_drawn_kernels_have_the_sizes_of_the_stage():
     stage = replace(GENTLE, kernel_sizes=(3, 7, 11), blur_sigma_range=(3.0, 4.0))
     draws = generator()
-    sizes = {int((draw_kernel(stage, draws)[10] > 0).sum()) for _ in range(60)}
+    sizes = {int((draw_kernel(stage, draws).kernel[10] > 0).sum()) for _ in range(60)}
     assert sizes == {3, 7, 11}
 
 
@@ -239,7 +240,7 @@ def test_drawn_sigmas_stay_within_the_range_and_fill_it():
     stage = replace(GENTLE, kernel_sizes=(21,), blur_sigma_range=(1.0, 2.0))
     draws = generator()
     squares = (torch.arange(21) - 10.0).square()
-    sigmas = [(draw_kernel(stage, draws).sum(0) * squares).sum(dim=0).sqrt().item() for _ in range(80)]
+    sigmas = [(draw_kernel(stage, draws).kernel.sum(0) * squares).sum(dim=0).sqrt().item() for _ in range(80)]
     assert 0.99 < min(sigmas) < 1.1
     assert 1.9 < max(sigmas) < 2.01
 
@@ -248,7 +249,7 @@ def test_drawn_sigmas_stay_within_the_range_and_fill_it():
 def test_isotropic_kinds_survive_a_quarter_turn_and_anisotropic_ones_do_not(kind):
     first, second, third, fourth, fifth, sixth = (float(index == kind) for index in range(6))
     chances = (first, second, third, fourth, fifth, sixth)
-    kernel = draw_kernel(replace(GENTLE, kernel_probs=chances, blur_sigma_range=(0.5, 3.0)), generator(4))
+    kernel = draw_kernel(replace(GENTLE, kernel_probs=chances, blur_sigma_range=(0.5, 3.0)), generator(4)).kernel
     assert torch.allclose(kernel.rot90(), kernel, atol=1e-6) == (kind in (0, 2, 4))
 
 
@@ -260,7 +261,7 @@ def test_a_shape_exponent_of_one_draws_the_ordinary_gaussian():
         blur_sigma_range=(1.5, 1.5),
         kernel_sizes=(21,),
     )
-    torch.testing.assert_close(draw_kernel(stage, generator()), gaussian_kernel(21, sigma_x=1.5, sigma_y=1.5))
+    torch.testing.assert_close(draw_kernel(stage, generator()).kernel, gaussian_kernel(21, sigma_x=1.5, sigma_y=1.5))
 
 
 @pytest.mark.parametrize("chance", [0.0, 1.0])
@@ -268,7 +269,7 @@ def test_only_sinc_kernels_have_negative_lobes(chance):
     stage = StageParameters(sinc_prob=chance)
     draws = generator()
     for _ in range(20):
-        assert (draw_kernel(stage, draws).min() < 0) == (chance == 1)
+        assert (draw_kernel(stage, draws).kernel.min() < 0) == (chance == 1)
 
 
 def test_usm_sharpen_equals_the_same_formula_in_scipy():
@@ -319,3 +320,82 @@ def test_an_unknown_preset_is_refused_with_near_names(name, near):
 def test_sides_that_are_not_multiples_of_four_are_refused(height, width):
     with pytest.raises(InputError, match=f"multiples of 4, got {width} x {height}"):
         degrade(torch.rand(1, 3, height, width, generator=generator()), "bicubic", generator=generator())
+
+
+RECORDED = {
+    ("bicubic", 0): (0.08847743272781372, "1e5e862eaac7ae63d26fc2261baa9380444e601a7ca9949be19d6144343b6c78"),
+    ("bicubic", 2): (0.6371143460273743, "1e5e862eaac7ae63d26fc2261baa9380444e601a7ca9949be19d6144343b6c78"),
+    ("real-esrgan", 0): (0.5110808610916138, "463f596c79a7b8a39d967f674b5788a3605f6f737aa6b8ab9c8566584d5e88a2"),
+    ("real-esrgan", 2): (0.5339741706848145, "b4ada299939399a2957951352e333433a9a59d97919398a09179563f3a404040"),
+    ("seesr", 0): (0.34232205152511597, "364346547eaeb7a4a089745243517a925f69625977afbaa38f886a48556a7c89"),
+    ("seesr", 2): (0.44855934381484985, "4e5054779eadb19684796c5f687275776d6d6d7b8da9b59a8371665d768b8683"),
+    ("stablesr", 0): (0.9805654287338257, "001c46507ebfb795808d9d7231386799635e565077bcb18187a987494f68667f"),
+    ("stablesr", 2): (0.5858169198036194, "41334e6f83adbb8f8482796a64696f70656d7b7170abc6997c7e6a556b938f6b"),
+    ("resshift", 0): (0.4502714276313782, "574c484b6499c1cab38a5d453c425e766c625b5c6f9cbcc3ab886353505e7184"),
+    ("resshift", 2): (0.42429232597351074, "6b6c6a6e87a9b1a79a866f646b73737074726d6d84a5b0a992806e69727b7d7b"),
+    ("dp2o", 0): (0.17534887790679932, "07324c3176c69393d2cc7f292c6586813b61642e6bd3b49ccab6611d2b536e79"),
+    ("dp2o", 2): (0.14159762859344482, "46687e7192afa6a5aba07858655e58615e7d8c738bb8b8aca38e624a68706260"),
+    ("asasr", 0): (0.3126923441886902, "14314661bedcb2a0909692553b486d89496363539edbc1a6928771424a69777d"),
+    ("asasr", 2): (0.6062087416648865, "55626a5f73acc9ae8974685e5c60696e6b75796c7daec4a9846e64646d737576"),
+    ("hggt-swinir", 0): (0.6940427422523499, "2552833ba2ccbb53dd5bd22617ab9483375c690b82a19899d5ad583e3c465e7b"),
+    ("hggt-swinir", 2): (0.800675630569458, "2d478f37aac0ca4ee644e42a10b888822c6456079a8689a7d3b258374156526d"),
+}
+"""By preset and seed: the number that the generator gives next, and two lines of the second image's red in 1/255."""
+
+
+@pytest.mark.parametrize(("name", "seed"), RECORDED)
+def test_every_preset_draws_what_it_always_drew(name, seed):
+    source = generator(seed)
+    lq = degrade(texture(2), name, generator=source)
+    after, pixels = RECORDED[name, seed]
+    assert torch.rand((), generator=source).item() == after
+    recorded = torch.tensor(list(bytes.fromhex(pixels))).reshape(2, 16)
+    # A processor may round a convolution the other way; what is drawn moves pixels by far more.
+    assert ((lq[1, 0, :2] * 255).round() - recorded).abs().max() <= 2
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_telling_what_was_drawn_changes_no_pixel(name):
+    hq, first, second = texture(3), generator(7), generator(7)
+    told = degrade_and_tell(hq, name, generator=first)
+    assert torch.equal(told.lq, degrade(hq, name, generator=second))
+    assert torch.equal(first.get_state(), second.get_state())
+    assert len(told.draws) == 3
+    assert all(told.draws)
+
+
+def test_the_values_told_are_those_that_were_applied():
+    """A degradation whose ranges hold one value each is retold by that value."""
+    stage = StageParameters(
+        resize_prob=(0.0, 0.0, 1.0), gaussian_noise_prob=1.0, noise_range=(7.0, 7.0), gray_noise_prob=1.0,
+        jpeg_range=(40.0, 40.0), blur_sigma_range=(1.5, 1.5), kernel_probs=(1.0, 0.0, 0.0, 0.0, 0.0, 0.0), kernel_sizes=(9,),
+        sinc_prob=0.0,
+    )  # fmt: skip
+    preset = DegradationPreset(
+        source="one value each.", first=stage, second=replace(stage, jpeg_range=None), second_stage_prob=0.0,
+        final_sinc_prob=1.0, final_sinc_kernel_sizes=(11,), final_jpeg_range=(60.0, 60.0),
+    )  # fmt: skip
+    for seed in range(4):
+        (draws,) = degrade_and_tell(texture(), preset, generator=generator(seed)).draws
+        told = {(draw.stage, draw.step): dict(draw.values) for draw in draws}
+        assert told["first", "blur"] == {"kernel": "isotropic Gaussian", "size px": 9, "sigma px": 1.5}
+        resized = told["first", "resize"]
+        assert (resized["factor"], resized["width px"], resized["height px"]) == (1.0, 64, 64)
+        assert told["first", "noise"] == {"kind": "Gaussian", "sigma of 255": 7.0, "channels": "share it"}
+        assert told["first", "JPEG"] == {"quality": 40}
+        assert told["second", "skipped"] == {}
+        assert (told["final", "resize"]["width px"], told["final", "sinc filter"]["size px"]) == (16, 11)
+        assert told["final", "JPEG"] == {"quality": 60}
+
+
+def test_what_is_told_of_an_image_is_its_own_in_a_batch():
+    """Images that stay clean are told apart from those that do not, in the order of the batch."""
+    stage = replace(GENTLE, noise_range=(5.0, 5.0), gaussian_noise_prob=1.0)
+    preset = DegradationPreset(source="half.", first=stage, clean_prob=0.5)
+    hq = texture(8)
+    told = degrade_and_tell(hq, preset, generator=generator(2))
+    clean = [draws[0].stage == "clean" for draws in told.draws]
+    assert 0 < sum(clean) < 8
+    reduced = resize(hq, 16, 16).clamp(0, 1)
+    for lq, only, is_clean in zip(told.lq, reduced, clean, strict=True):
+        assert ((lq - only).abs().max() <= 0.51 / 255) == is_clean

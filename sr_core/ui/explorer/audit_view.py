@@ -82,8 +82,32 @@ def _method(recipe: Mapping[str, Any]) -> tuple[str, str]:
     call = f'degrade(hq, "{name}", generator=torch.Generator().manual_seed({seed}))'
     return f"{escape(name)}, seed {escape(str(seed))}", (
         f'<details class="sr-provenance"><summary>How it was degraded</summary><p>{escape(preset.source)}</p>'
+        f"{_drawn(made.get('drawn'))}"
         "<p>The seed draws every value from the ranges below. The same again, from the full-quality file: "
         f"<code>{escape(call)}</code></p>{lists}</details>"
+    )
+
+
+def _drawn(draws: object) -> str:
+    """Return the table of what a seed drew, step by step; nothing for a run that does not say."""
+    rows = ""
+    for draw in draws if isinstance(draws, list) else ():
+        values = draw.get("values") if isinstance(draw, Mapping) else None
+        if not isinstance(values, Mapping):
+            return ""
+        words = ", ".join(
+            f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items()
+        )
+        cells = (str(draw.get("step")), words.replace("kernel ", "", 1))
+        rows += f'<tr><th scope="row">{escape(str(draw.get("stage")).capitalize())}</th>'
+        rows += "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>"
+    if not rows:
+        return ""
+    return (
+        '<h4>What this seed drew</h4><div class="sr-scroller" tabindex="0" role="region" '
+        'aria-label="What this seed drew"><table class="sr-numbers sr-audit-drawn"><caption class="sr-hidden">Every '
+        'value that the seed drew, in the order of the steps</caption><thead><tr><th scope="col">Round</th>'
+        f'<th scope="col">Step</th><th scope="col">Drawn</th></tr></thead><tbody>{rows}</tbody></table></div>'
     )
 
 

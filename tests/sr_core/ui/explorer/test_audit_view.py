@@ -133,6 +133,14 @@ def test_a_pair_is_shown_before_it_is_restored(shown: Shown, tmp_path: Path) -> 
         {"degradation": "words"},
         {"degradation": {"preset": "<b>", "seed": "<i>"}},
         {"degradation": {"preset": "seesr", "seed": "<i>"}},
+        {
+            "degradation": {
+                "preset": "seesr",
+                "seed": 1,
+                "drawn": [{"stage": "<b>", "step": 3, "values": {"<i>": "<b>"}}],
+            }
+        },
+        {"degradation": {"preset": "seesr", "seed": 1, "drawn": [{"values": 3}, "<b>"]}},
         {"distances": 3},
         {"distances": {"candidates": [3], "before": [{"psnr": "<b>"}]}},
     ],
