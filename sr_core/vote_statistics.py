@@ -277,17 +277,17 @@ class Standing(NamedTuple):
 def standings(votes: Iterable[tuple[Vote, Mapping[int, str]]]) -> dict[str, list[Standing]]:
     """Return by method where it came on each ballot, given each vote with the method that made each candidate.
 
-    A ballot on which a method has two pictures is left out: it would be given the better one's rank, and may have met
-    nothing but itself. Source of one picture per method and group: ASASR, arXiv 2605.23264, Eq. 47.
+    A method counts on the ballots on which it has one picture: with two it would be given the better one's rank, and
+    may have met nothing but itself. Other methods may have several there, since ranks are those of pictures.
+    Source of one picture per method and group: ASASR, arXiv 2605.23264, Eq. 47.
     """
     found: dict[str, list[Standing]] = {}
     for vote, methods in votes:
         ranks = ballot_ranks(vote)
-        if len({methods[index] for index in ranks}) < len(ranks):
-            continue
-        among = tuple(sorted(ranks.values()))
+        among, shown = tuple(sorted(ranks.values())), [methods[index] for index in ranks]
         for index, rank in ranks.items():
-            found.setdefault(methods[index], []).append(Standing(rank, among))
+            if shown.count(methods[index]) == 1:
+                found.setdefault(methods[index], []).append(Standing(rank, among))
     return found
 
 

@@ -16,7 +16,7 @@ from sr_core.job import Job
 from sr_core.pipeline import upscale
 from sr_core.ui.downloads import write_candidate
 from sr_core.ui.examples import example_photos
-from sr_core.ui.explorer.runs import RUNS_KEY, remember_runs
+from sr_core.ui.explorer.runs import OFF_KEY, RUNS_KEY, remember_runs
 from sr_core.ui.panel import Panel, Update, show, waiting
 from sr_core.ui.pictures import file_url
 from sr_core.ui.plans import Plan, describe_plan, plan_run
@@ -164,7 +164,11 @@ class PageEvents:
 
     def remember(self, stored: Any, request: gr.Request) -> dict[str, Any]:  # noqa: ANN401 - whatever a browser sends
         """Let the browser remember its runs, so that it lists them when it comes back."""
-        return {"key": RUNS_KEY, **remember_runs(self._store, self._visit(request), stored)._asdict()}
+        return {
+            "key": RUNS_KEY,
+            "off_key": OFF_KEY,
+            **remember_runs(self._store, self._visit(request), stored)._asdict(),
+        }
 
     def switch(self, place: int, request: gr.Request) -> Panel:
         """Show the run of another photo."""

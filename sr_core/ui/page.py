@@ -14,7 +14,7 @@ from sr_core.ui.api import make_upscale, score
 from sr_core.ui.events import PageEvents
 from sr_core.ui.examples import render_examples
 from sr_core.ui.explorer.explore import Explore
-from sr_core.ui.explorer.runs import RUNS_KEY
+from sr_core.ui.explorer.runs import OFF_KEY, RUNS_KEY
 from sr_core.ui.explorer.section import COMPUTE, FILES, LIGHT, Section
 from sr_core.ui.explorer.sections import PAGES
 from sr_core.ui.grid import EMPTY
@@ -41,7 +41,14 @@ _SHOW_RESULTS = """() => {
 }"""
 # Read anew each time: another tab of the browser may have written.
 _STORED_RUNS = f"""() => {{
-  try {{ return [JSON.parse(localStorage.getItem("{RUNS_KEY}"))]; }} catch {{ return [null]; }}
+  const read = (key) => {{ try {{ return JSON.parse(localStorage.getItem(key)); }} catch {{ return null; }} }};
+  const asked = new URL(window.location.href).searchParams.get("run"), off = read("{OFF_KEY}");
+  if (!window.srRunsAsked && asked && Array.isArray(off) && off.includes(asked)) {{
+    // A link that is opened anew lists its run again.
+    try {{ localStorage.setItem("{OFF_KEY}", JSON.stringify(off.filter((run) => run !== asked))); }} catch {{ }}
+  }}
+  window.srRunsAsked = true;
+  return [{{ runs: read("{RUNS_KEY}"), off: read("{OFF_KEY}") }}];
 }}"""
 _REFERENCE = """
 <p class="sr-field"><strong>Reference</strong> If you have the true photo at the output's size,

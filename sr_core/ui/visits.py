@@ -104,7 +104,9 @@ class Visit:
     remembered: list[str] = field(default_factory=list)
     """Ids of runs that this browser has seen, newest first, as it says itself."""
     forgotten: set[str] = field(default_factory=set)
-    """Ids of runs that were taken off its list."""
+    """Ids of runs that were taken off its list here."""
+    told_off: set[str] = field(default_factory=set)
+    """Those of them that the browser was told about."""
     busy: bool = False
     leaving: set[str] = field(default_factory=set)
     """Ids of runs to drop once the work that may read them ends."""

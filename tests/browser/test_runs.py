@@ -13,7 +13,7 @@ from sr_core.joining import Member, join_images, part
 from sr_core.resampling import resize_clamped
 from sr_core.runs import Run
 from sr_core.ui.explorer.runs import RUNS_KEY
-from tests.browser.conftest import PATIENCE_MS, open_page
+from tests.browser.conftest import PATIENCE_MS, open_page, settle
 from tests.browser.server import served_page
 from tests.explorer_run import photo_pixels, varied, write_run
 
@@ -154,6 +154,74 @@ def test_a_run_leaves_as_a_zip_comes_back_is_found_again_and_is_deleted(
     expect(gone.locator(".toast-body")).to_contain_text("not here any more")
     gone.context.close()
     page.context.close()
+
+
+def test_a_folder_joins_and_what_is_no_image_is_passed_over(
+    browser: Browser, served: str, run: Run, outputs: list[Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "outputs of a tool"
+    folder.mkdir()
+    for path in outputs:
+        (folder / path.name).write_bytes(path.read_bytes())
+    (folder / "settings.txt").write_text("steps: 4")
+    page = open_page(browser, f"{served}?run={run.values['id']}")
+    page.locator("#sr-grid button[data-index]").first.wait_for()
+    page.locator("#sr-tab-runs-button").click()
+    page.locator("#sr-runs-folder input[type=file]").set_input_files(folder)
+    expect(page.locator("#sr-runs-said")).to_contain_text("Joined and ranked: bicubic, other tool.")
+    expect(page.locator("#sr-runs-said")).to_contain_text("1 files of the folder are no images")
+    names = page.locator("#sr-runs-members tbody th")
+    expect(names).to_have_count(6)
+    assert {"bicubic", "other tool"} <= set(names.all_inner_texts())
+    page.context.close()
+
+
+REMEMBERED = f"JSON.parse(localStorage.getItem('{RUNS_KEY}') || '[]').map(([run]) => run)"
+
+
+def remembered(page: Page) -> list[str]:
+    return list(page.evaluate(REMEMBERED))
+
+
+def test_tabs_that_write_the_list_at_the_same_moment_lose_no_run(browser: Browser, served: str, run: Run) -> None:
+    """A tab that holds the list makes another one wait, and what it wrote meanwhile is kept."""
+    page = open_page(browser, served)
+    page.evaluate(
+        f"() => new Promise(held => navigator.locks.request('{RUNS_KEY}',"
+        " () => new Promise(release => { window.release = release; held(); })))"
+    )
+    other = page.context.new_page()
+    other.goto(f"{served}?run={run.values['id']}")
+    other.locator("#sr-grid button[data-index]").first.wait_for()
+    settle(other)
+    assert remembered(page) == []
+    written = "kept-by-the-first-tab"
+    page.evaluate(f"() => {{ localStorage.setItem('{RUNS_KEY}', '[[\"{written}\", \"\"]]'); window.release(); }}")
+    page.wait_for_function(f"{REMEMBERED}.length === 2")
+    assert set(remembered(page)) == {run.values["id"], written}
+    page.context.close()
+
+
+def test_a_run_taken_off_in_one_tab_stays_off_while_another_has_it_open(
+    browser: Browser, served: str, run: Run
+) -> None:
+    link, run_id = f"{served}?run={run.values['id']}", run.values["id"]
+    first = open_page(browser, link)
+    first.wait_for_function(f"{REMEMBERED}.length === 1")
+    second = first.context.new_page()
+    second.goto(served)
+    second.locator("#sr-tab-runs-button").click()
+    second.locator(f"#sr-runs-list button[data-action=forget][data-run={run_id}]").click()
+    expect(second.locator("#sr-runs-list .sr-run")).to_have_count(0)
+    second.wait_for_function(f"{REMEMBERED}.length === 0")
+    first.locator("#sr-tab-runs-button").click()
+    first.locator("#sr-runs-list .sr-runs-count").wait_for()
+    settle(first)
+    assert remembered(first) == []
+    again = first.context.new_page()
+    again.goto(link)
+    again.wait_for_function(f"{REMEMBERED}.length === 1")
+    first.context.close()
 
 
 def test_a_hostile_zip_and_wrong_sizes_are_refused_in_words(

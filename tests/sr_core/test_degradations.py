@@ -368,7 +368,8 @@ def test_the_values_told_are_those_that_were_applied():
     """A degradation whose ranges hold one value each is retold by that value."""
     stage = StageParameters(
         resize_prob=(0.0, 0.0, 1.0), gaussian_noise_prob=1.0, noise_range=(7.0, 7.0), gray_noise_prob=1.0,
-        jpeg_range=(40.0, 40.0), blur_sigma_range=(1.5, 1.5), kernel_probs=(1.0, 0.0, 0.0, 0.0, 0.0, 0.0), kernel_sizes=(9,),
+        jpeg_range=(40.0, 40.0), blur_sigma_range=(1.5, 1.5), kernel_probs=(1.0, 0.0, 0.0, 0.0, 0.0, 0.0),
+        kernel_sizes=(9,),
         sinc_prob=0.0,
     )  # fmt: skip
     preset = DegradationPreset(

@@ -15,7 +15,7 @@ import gradio as gr
 from sr_core.archives import MAX_MEMBERS, read_archive, write_archive
 from sr_core.backbones.spandrel_model import SUFFIXES
 from sr_core.errors import InputError
-from sr_core.joining import Joined, collect_members, join_baseline, join_images, part
+from sr_core.joining import Joined, Member, collect_members, join_baseline, join_images, part
 from sr_core.runs import Run, new_run_id
 from sr_core.ui.explorer.run_list import owns, render_members, render_runs
 from sr_core.ui.explorer.section import FILES, HEAVY, LIGHT
@@ -23,10 +23,13 @@ from sr_core.ui.pictures import file_url
 from sr_core.ui.theme import static_text
 from sr_core.ui.visits import Shown, Visit, VisitStore, job_of
 from sr_core.ui.words import in_words
+from sr_core.unpacking import IMAGE_SUFFIXES
 
 MAX_REMEMBERED = 200
 RUNS_KEY = "sr-reward-explorer-runs-1"
 """Name under which a browser stores them."""
+OFF_KEY = "sr-reward-explorer-runs-off-1"
+"""Name under which it stores the ids of those that were taken off its list, in whatever tab."""
 _IMAGE_TYPES = ["image", ".heic", ".heif", ".avif", ".tif", ".tiff", ".bmp", ".zip"]
 _NOTHING = (
     '<p class="sr-words"><strong>No run is on screen.</strong> Restore a photo or open a run; then candidates of other '
@@ -51,6 +54,8 @@ class Remembered(NamedTuple):
     """Ids, newest first, each with the key if the browser made the run."""
     gone: list[str]
     """Ids to remember no more; all others stay, as other tabs of the browser may have added them meanwhile."""
+    off: list[str]
+    """Ids that were taken off the list on this page; they stay off though another tab has them open."""
 
 
 def remember_runs(store: VisitStore, visit: Visit, stored: object) -> Remembered:
@@ -58,15 +63,29 @@ def remember_runs(store: VisitStore, visit: Visit, stored: object) -> Remembered
 
     Whatever is no id of a kept run is gone; a key proves its run or is dropped.
     """
-    library, known = store.library, dict(_pairs(stored))
+    runs, off = _stored_parts(stored)
+    # What this page took off and the browser no longer names was opened again by its link since.
+    visit.forgotten -= visit.told_off - off
+    library, known = store.library, dict(_pairs(runs))
     for run_id, key in known.items():
         if key and library.is_owner(run_id, key):
             visit.owner_keys[run_id] = key
     here = [str(shown.run.values.get("id")) for shown in reversed(visit.shown) if shown.finished]
-    ids = [i for i in dict.fromkeys([*here, *known]) if i not in visit.forgotten]
+    ids = [i for i in dict.fromkeys([*here, *known]) if i not in visit.forgotten | off]
     visit.remembered = kept = [run_id for run_id in ids if library.holds(run_id)][:MAX_REMEMBERED]
-    runs = [[i, library.owner_key(i) if owns(store, visit, i) else ""] for i in kept]
-    return Remembered(runs, [i for i in known if i not in kept])
+    pairs = [[i, library.owner_key(i) if owns(store, visit, i) else ""] for i in kept]
+    visit.told_off = set(visit.forgotten)
+    return Remembered(pairs, [i for i in known if i not in kept], sorted(visit.forgotten))
+
+
+def _stored_parts(stored: object) -> tuple[object, set[str]]:
+    """Return the runs and the ids taken off in a value that any browser may have sent."""
+    if not isinstance(stored, dict):
+        return stored, set()
+    off = stored.get("off")
+    return stored.get("runs"), {
+        run_id for run_id in (off[:MAX_REMEMBERED] if isinstance(off, list) else ()) if isinstance(run_id, str)
+    }
 
 
 def _pairs(stored: object) -> Iterator[tuple[str, str]]:
@@ -103,6 +122,10 @@ class RunsSection:
                         label="Images or a zip of them", show_label=False, file_count="multiple",
                         file_types=_IMAGE_TYPES, height=104, elem_id="sr-runs-images",
                     )  # fmt: skip
+                    w["folder"] = gr.File(
+                        label="A folder of images", show_label=False, file_count="directory", height=84,
+                        elem_id="sr-runs-folder",
+                    )  # fmt: skip
                     gr.HTML(_WEIGHTS, apply_default_css=False)
                     w["weights"] = gr.File(
                         label="Weight file", show_label=False, file_types=list(SUFFIXES), height=84,
@@ -127,7 +150,12 @@ class RunsSection:
         w["list"].pack(self.pack, None, w["save"], **FILES)
         w["members"].click(self.take_out, None, shown, **LIGHT)
         heavy: dict[str, Any] = {**HEAVY, "show_progress": "full", "show_progress_on": [w["said"]]}
-        inlets = (("images", self.join), ("weights", self.restore), ("archive", self.bring_in))
+        inlets = (
+            ("images", self.join),
+            ("folder", self.join_folder),
+            ("weights", self.restore),
+            ("archive", self.bring_in),
+        )
         for name, event in inlets:
             begun = w[name].upload(self.begin, None, [w["stop"], w["said"]], **LIGHT)
             done = begun.then(event, w[name], shown, **heavy)
@@ -152,6 +180,18 @@ class RunsSection:
         with self._own_run(request) as (visit, shown, run), TemporaryDirectory(dir=visit.folder) as unpacked:
             members = collect_members(_paths(files), Path(unpacked))
             return self._joined(visit, shown, join_images(run, members))
+
+    def join_folder(self, files: Files, request: gr.Request) -> list[Any]:
+        """Let the images of a folder join the run on screen; whatever else lies in it is passed over."""
+        with self._own_run(request) as (visit, shown, run):
+            paths = _paths(files)
+            images = sorted((path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES), key=lambda p: p.name)
+            if not images:
+                raise InputError(f"the folder must hold at least one image, got none among {len(paths)} files")
+            joined = join_images(run, [Member(path, path.stem) for path in images])
+            passed = len(paths) - len(images)
+            notes = (f"{passed} files of the folder are no images and were passed over.",) if passed else ()
+            return self._joined(visit, shown, replace(joined, notes=(*joined.notes, *notes)))
 
     def restore(self, weights: str | None, request: gr.Request, progress: gr.Progress = gr.Progress()) -> list[Any]:
         """Let what a network makes of the photo join the run on screen."""
@@ -273,8 +313,8 @@ def _join_words(shown: Shown) -> str:
     width, height = shown.run.values["size"]
     return (
         f'<p class="sr-field"><strong>Add your own candidates to {escape(shown.name)}</strong> Outputs of any other '
-        f"tool, {width} \u00d7 {height} px: images, or one zip of them. File names become labels. They are scored with "
-        f"the run's metrics and the whole group is ranked anew; a run holds up to {MAX_MEMBERS}.</p>"
+        f"tool, {width} \u00d7 {height} px: images, one zip of them, or a folder. File names become labels. They are "
+        f"scored with the run's metrics and the whole group is ranked anew; a run holds up to {MAX_MEMBERS}.</p>"
     )
 
 

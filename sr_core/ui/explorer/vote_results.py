@@ -40,7 +40,9 @@ NUM_RESULTS = 6
 FEW = 30
 """Decided pairs below which the page warns that little is known."""
 MAX_K = 3
-_NO_TOP = "no ballot yet on which every picture has another origin. Runs takes candidates of other tools."
+_NO_TOP = (
+    "no ballot yet on which an origin has exactly one picture beside others. Runs takes candidates of other tools."
+)
 
 
 def build_results() -> tuple[list[Any], list[gr.Button]]:
@@ -239,12 +241,16 @@ def _top(usable: Sequence[tuple[Run, Sequence[Vote]]], scope: str) -> str:
         index=pd.Index(order, name="Candidate" if scope == "run" else "Origin"),
     )
     words = (
-        "Top-K is the share of ballots showing it on which it ranks among the first K, with its 95 % Wilson interval, "
+        "Top-K is computed on people's answers, A/B and best and worst of four alike: the share of the ballots showing "
+        "it on which its picture is among the first K, with its 95 % Wilson interval, "
         "and what chance alone would give on those ballots: the chosen one is first, the worst of four last, the two "
         "between share rank 2, equals share rank 1. Top-2 and Top-3 come from ballots of four alone."
     )
     if scope == "all":
-        words += " Only ballots count on which every picture has another origin."
+        words += (
+            " An origin counts on the ballots on which it has exactly one picture; with several it would be given the "
+            "best one's rank."
+        )
     return _panel("Top-1 and Top-K", table, words)
 
 

@@ -45,7 +45,7 @@ def test_a_visitor_sees_only_runs_of_his_own_browser(store: VisitStore) -> None:
     _, run = made(store, "one")
     stranger = store.visit("two")
     assert render_runs(store, stranger) == ""
-    assert remember_runs(store, stranger, None) == ([], [])
+    assert remember_runs(store, stranger, None) == ([], [], [])
     runs = section(store)
     for reach in (runs.pack, runs.act):
         with pytest.raises(gr.Error, match="not here any more"):
@@ -56,14 +56,14 @@ def test_a_browser_that_comes_back_finds_its_runs_and_may_delete_them(store: Vis
     visit, run = made(store, "one")
     stored = remember_runs(store, visit, None).runs
     later = store.visit("later")
-    assert remember_runs(store, later, stored) == (stored, [])
+    assert remember_runs(store, later, stored) == (stored, [], [])
     (listed,) = listed_runs(store, later)
     assert (listed.run_id, listed.is_own, listed.on_screen) == (run.values["id"], True, False)
     section(store).act(event(action="delete", run=run.values["id"]), request("later"))
     assert not store.library.holds(run.values["id"])
     assert visit.shown == []
     assert not run.folder.exists()
-    assert remember_runs(store, later, stored) == ([], [run.values["id"]])
+    assert remember_runs(store, later, stored) == ([], [run.values["id"]], [])
 
 
 def test_a_link_alone_does_not_allow_to_delete(store: VisitStore) -> None:
@@ -72,7 +72,7 @@ def test_a_link_alone_does_not_allow_to_delete(store: VisitStore) -> None:
     guest = store.visit("guest")
     guest.open_run(store.library, run_id)
     for key in ("", "0" * 64, store.library.owner_key("another-run-of-mine")):
-        assert remember_runs(store, guest, [[run_id, key]]) == ([[run_id, ""]], [])
+        assert remember_runs(store, guest, [[run_id, key]]) == ([[run_id, ""]], [], [])
     assert not owns(store, guest, run_id)
     runs = section(store)
     with pytest.raises(gr.Error, match="browser that made it"):
@@ -80,7 +80,7 @@ def test_a_link_alone_does_not_allow_to_delete(store: VisitStore) -> None:
     runs.act(event(action="forget", run=run_id), request("guest"))
     assert store.library.holds(run_id)
     assert listed_runs(store, guest) == []
-    assert remember_runs(store, guest, [[run_id, ""]]) == ([], [run_id])
+    assert remember_runs(store, guest, [[run_id, ""]]) == ([], [run_id], [])
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,39 @@ def test_what_one_tab_takes_off_the_list_no_other_puts_back(store: VisitStore) -
     _, run = made(store, "one")
     run_id = run.values["id"]
     remember_runs(store, store.visit("two"), [[run_id, ""]])
-    assert remember_runs(store, store.visit("two"), []) == ([], [])
+    assert remember_runs(store, store.visit("two"), []) == ([], [], [])
+
+
+def test_what_is_off_the_browsers_list_stays_off_where_it_is_still_open(store: VisitStore) -> None:
+    _, run = made(store, "one")
+    run_id, two = run.values["id"], store.visit("two")
+    two.open_run(store.library, run_id)
+    assert remember_runs(store, two, {"runs": [], "off": [run_id]}).runs == []
+    assert remember_runs(store, two, {"runs": [], "off": []}).runs == [[run_id, ""]]
+
+
+def test_what_was_taken_off_is_told_and_listed_again_once_it_was_opened_anew(store: VisitStore) -> None:
+    _, run = made(store, "one")
+    run_id, two = run.values["id"], store.visit("two")
+    two.forgotten.add(run_id)
+    assert remember_runs(store, two, {"runs": [[run_id, ""]], "off": None}) == ([], [run_id], [run_id])
+    assert remember_runs(store, two, {"runs": [], "off": [run_id]}).off == [run_id]
+    assert remember_runs(store, two, {"runs": [[run_id, ""]], "off": []}) == ([[run_id, ""]], [], [])
+
+
+def test_a_folder_without_an_image_is_refused_and_the_rest_is_passed_over(store: VisitStore, tmp_path: Path) -> None:
+    _, run = made(store, "one")
+    _, other = made(store, "other", seed=5)
+    text = tmp_path / "settings.txt"
+    text.write_text("steps: 4")
+    with pytest.raises(gr.Error, match="at least one image, got none among 1 files"):
+        section(store).join_folder([str(text)], request("one"))
+    before = len(run.candidates)
+    panel = section(store).join_folder([str(text), str(other.path(other.candidates[0]))], request("one"))
+    assert "1 files of the folder are no images" in panel[3]
+    shown = store.visit("one").on_screen
+    assert shown is not None
+    assert len(shown.run.candidates) == before + 1
 
 
 def test_deleting_leaves_the_files_of_a_busy_visitor_until_he_is_done(store: VisitStore) -> None:
