@@ -56,6 +56,7 @@ POWERS: dict[Basis, Callable[[Float[Tensor, "b h w"]], Float[Tensor, "b h w"]]] 
 """The power spectrum of each basis, as large as the plane."""
 
 
+@lru_cache(maxsize=8)
 def radial_bins(height: int, width: int) -> tuple[Float[Tensor, "h w"], int]:
     """Return each FFT coefficient's bin and the number of bins.
 

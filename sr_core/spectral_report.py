@@ -46,6 +46,7 @@ from sr_core.spectra import (
     octave_means,
     octave_parts,
     on_grid,
+    radial_mean,
     radial_power,
     residual_power,
     ring_sums,
@@ -336,11 +337,15 @@ def _whole(file: _File, crop: Crop, *, handed_in: bool) -> Image:
 
 def _measured(image: Image, crop: Crop, to_reference: bool) -> _Measured:
     grey, sums, beyond = luma(_cut(image, crop.corner, crop.size)), {}, {}
+    radial: Float[Tensor, "1 k"] | None = None
     for basis in BASES:
         power = POWERS[basis](grey)
         sums[basis] = ring_sums(power, rings(crop.size, basis))
         beyond[basis] = float(energy_beyond(power, crop.lq_size, basis))
-    return _Measured(sums, beyond, radial_power(image) if to_reference else None)
+        if basis == "fft" and to_reference:
+            # The whole picture's spectrum is the one just taken, unless only a crop was judged.
+            radial = radial_mean(power)[:, 1:] if crop.whole else radial_power(image)
+    return _Measured(sums, beyond, radial)
 
 
 @lru_cache(maxsize=256)
