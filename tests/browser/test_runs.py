@@ -169,7 +169,7 @@ def test_a_folder_joins_and_what_is_no_image_is_passed_over(
     page.locator("#sr-tab-runs-button").click()
     page.locator("#sr-runs-folder input[type=file]").set_input_files(folder)
     expect(page.locator("#sr-runs-said")).to_contain_text("Joined and ranked: bicubic, other tool.")
-    expect(page.locator("#sr-runs-said")).to_contain_text("1 files of the folder are no images")
+    expect(page.locator("#sr-runs-said")).to_contain_text("1 of 3 files passed over: no images")
     names = page.locator("#sr-runs-members tbody th")
     expect(names).to_have_count(6)
     assert {"bicubic", "other tool"} <= set(names.all_inner_texts())

@@ -190,7 +190,7 @@ class RunsSection:
                 raise InputError(f"the folder must hold at least one image, got none among {len(paths)} files")
             joined = join_images(run, [Member(path, path.stem) for path in images])
             passed = len(paths) - len(images)
-            notes = (f"{passed} files of the folder are no images and were passed over.",) if passed else ()
+            notes = (f"{passed} of {len(paths)} files passed over: no images.",) if passed else ()
             return self._joined(visit, shown, replace(joined, notes=(*joined.notes, *notes)))
 
     def restore(self, weights: str | None, request: gr.Request, progress: gr.Progress = gr.Progress()) -> list[Any]:

@@ -123,7 +123,7 @@ def test_a_folder_without_an_image_is_refused_and_the_rest_is_passed_over(store:
         section(store).join_folder([str(text)], request("one"))
     before = len(run.candidates)
     panel = section(store).join_folder([str(text), str(other.path(other.candidates[0]))], request("one"))
-    assert "1 files of the folder are no images" in panel[3]
+    assert "1 of 2 files passed over: no images" in panel[3]
     shown = store.visit("one").on_screen
     assert shown is not None
     assert len(shown.run.candidates) == before + 1
