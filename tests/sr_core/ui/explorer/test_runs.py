@@ -80,7 +80,7 @@ def test_a_link_alone_does_not_allow_to_delete(store: VisitStore) -> None:
     runs.act(event(action="forget", run=run_id), request("guest"))
     assert store.library.holds(run_id)
     assert listed_runs(store, guest) == []
-    assert remember_runs(store, guest, [[run_id, ""]]) == ([], [run_id], [])
+    assert remember_runs(store, guest, [[run_id, ""]]) == ([], [run_id], [run_id])
 
 
 @pytest.mark.parametrize(
