@@ -1,4 +1,4 @@
-"""Tiny random-weight versions of the large backbones: real classes and configuration keys, saved as diffusers folders."""
+"""Tiny random-weight versions of the large backbones: real classes and configuration keys, saved as folders."""
 
 from pathlib import Path
 

@@ -127,6 +127,7 @@ class WholePhoto(Protocol):
         """Return the clean latents of some seeds, one each."""
 
 
+@runtime_checkable
 class BackboneLoader(Protocol):
     """Builds one backbone; imports what it needs only then."""
 

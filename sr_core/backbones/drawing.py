@@ -42,14 +42,14 @@ class Drawing:
     color: str
     tile: int
     """Largest side of a tile in LQ pixels."""
-    guidance: float | None = None
+    guidance: float | int | None = None
     """Weight of the prompt: classifier-free, or embedded where the network takes it as an input."""
     prompt: str | None = None
     """Text; empty says nothing, `auto` asks the tagger."""
     negative_prompt: str | None = None
     start: str | None = None
     """`noise`, or `lq`: the enlarged photo's latent, noised to the first level."""
-    strength: float | None = None
+    strength: float | int | None = None
     """Share of the way from noise that is drawn, above 0; below 1 only from `lq`."""
 
 
