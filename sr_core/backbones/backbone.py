@@ -114,6 +114,8 @@ class Backbone(Protocol):
 class WholePhoto(Protocol):
     """A backbone that takes a photo as a whole, splits it inside every step, and has settings of its own."""
 
+    drawing: Drawing
+    """Its settings; those of the table until a request binds others."""
     notices: list[str]
     """What happened while drawing that a user should read, such as a tile that was halved."""
 

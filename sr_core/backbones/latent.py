@@ -14,6 +14,7 @@ from sr_core.backbones.backbone import OnCall
 from sr_core.backbones.drawing import NATIVE, Drawing
 from sr_core.backbones.windows import Window, blend, plan_windows
 from sr_core.diffusion import PREDICTIONS, flow_level, preserving_alpha, preserving_level, timestep_of_level
+from sr_core.errors import InputError
 from sr_core.flow import column, velocity_from_clean
 from sr_core.noise import block_noise
 from sr_core.resampling import resize
@@ -22,6 +23,8 @@ from sr_core.schedules import SCHEDULES
 from sr_core.tensors import Enlarged, Image, Latent, PerSample, Sigma
 
 SCALE = 4
+LEAST_SIDE = 16
+"""Windows are not halved below it, in latent pixels."""
 MAX_TEXTS = 64
 """Prompts whose embeddings are kept."""
 
@@ -291,15 +294,33 @@ class LatentBackbone:
 
     @torch.no_grad()
     def draw(self, condition: LatentCondition, seeds: Sequence[int], on_call: OnCall) -> Latent:
-        """Return clean latents, one per seed; where memory runs out, with tiles of half the side, and a notice."""
+        """Return clean latents, one per seed; where memory runs out, from new on with windows of half the side.
+
+        Raises InputError if it runs out with the smallest windows too.
+        """
         while True:
             try:
                 return self._sample(condition, seeds, on_call)
-            except torch.OutOfMemoryError as error:
-                self._halve(error)
+            except torch.OutOfMemoryError:
+                pass  # what the failed call held is given back before the next one
+            self._halve(max(condition.latent.shape[-2:]))
 
-    def _halve(self, error: torch.OutOfMemoryError) -> None:
-        raise error
+    def _halve(self, longest: int) -> None:
+        """Halve the windows of this and all later draws of the request, and say so."""
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        side = min(longest, self._side or self.window_side(self.drawing.tile))
+        smaller = side // 2 // self.cell * self.cell
+        if smaller < max(2 * self.cell, LEAST_SIDE):
+            raise InputError(
+                f"memory ran out with the smallest tiles, {side * self.factor} px of the enlarged photo; "
+                "close other programs on the GPU, or use offload or quantize"
+            )
+        self._side = smaller
+        self.notices.append(
+            f"memory ran out with tiles of {side * self.factor} px of the enlarged photo; "
+            f"tiles of {smaller * self.factor} px were used instead"
+        )
 
     def _sample(self, condition: LatentCondition, seeds: Sequence[int], on_call: OnCall) -> Latent:
         channels, height, width = condition.latent.shape[1:]
