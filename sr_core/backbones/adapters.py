@@ -1,4 +1,4 @@
-"""Named LoRA sets on a network: which layers they touch, loading, summing what is at work, and merging into the weights."""
+"""Named LoRA sets on a network: which layers they touch, loading, their sum at work, and merging into the weights."""
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
