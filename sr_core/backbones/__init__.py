@@ -10,7 +10,7 @@ from sr_core.assets import ASSETS
 from sr_core.backbones.backbone import Backbone, BackboneSpec, LoadOptions
 from sr_core.backbones.drawing import Drawing, resolve
 from sr_core.backbones.table import BACKBONES as BACKBONES
-from sr_core.backbones.weights import locate, weights_root
+from sr_core.backbones.weights import describe_missing, find_parts, locate, weights_root
 from sr_core.errors import ConfigError
 
 SFT = "sft"
@@ -61,6 +61,12 @@ def drawing_of(name: str, given: Mapping[str, object]) -> Drawing:
     """Return the settings of a named backbone with what was given in place of its own (see `resolve`)."""
     spec = spec_of(name)
     return resolve(spec.defaults, given, name=name, samplers=spec.samplers)
+
+
+def missing_words(name: str, options: LoadOptions | None = None) -> str | None:
+    """Say what a backbone needs that is not on this machine, and what to type; None if it can run."""
+    spec = spec_of(name)
+    return describe_missing(name, spec, find_parts(name, spec, dict((options or LoadOptions()).parts)))
 
 
 def load_backbone(

@@ -20,7 +20,7 @@ AUTO_PROMPT = "auto"
 """A prompt that asks the tagger to describe the photo."""
 MAX_STEPS = 100
 MAX_GUIDANCE = 30.0
-MAX_PROMPT = 1000
+MAX_PROMPT = 500
 """Characters; encoders read about 77 words of them."""
 _WORDS = {
     "guidance": "guidance",
@@ -67,6 +67,8 @@ def resolve(defaults: Drawing, given: Mapping[str, Any], *, name: str, samplers:
     for key, words in _WORDS.items():
         if key in changes and getattr(defaults, key) is None:
             raise ConfigError(f"{name} has no {words}: leave it out, got {changes[key]!r}")
+    if changes.get("start") == "noise" and defaults.strength is not None:
+        changes = {"strength": 1.0, **changes}
     drawing = replace(defaults, **changes)
     if not 1 <= drawing.num_steps <= MAX_STEPS:
         raise ConfigError(f"steps must number 1 to {MAX_STEPS}, got {drawing.num_steps}")
@@ -76,8 +78,8 @@ def resolve(defaults: Drawing, given: Mapping[str, Any], *, name: str, samplers:
             raise ConfigError(f"must be one of {', '.join(table)}, got {value!r}")
     _check_numbers(drawing)
     for text in (drawing.prompt, drawing.negative_prompt):
-        if text is not None and len(text) > MAX_PROMPT:
-            raise ConfigError(f"a prompt must have at most {MAX_PROMPT} characters, got {len(text)}")
+        if text is not None and not (len(text) <= MAX_PROMPT and text.isprintable()):
+            raise ConfigError(f"a prompt must be one line of at most {MAX_PROMPT} characters, got {len(text)}")
     return drawing
 
 

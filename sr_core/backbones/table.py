@@ -93,7 +93,7 @@ _FLUX_BASE = Part(
            "transformer/*.safetensors", "vae/*.safetensors", "text_encoder*/*.safetensors"),
     needs=("transformer/config.json",),
 )  # fmt: skip
-_DP2O_NOTE = "the authors of DP2O-SR link their files from github.com/cswry/DP2O-SR"
+_DP2O_NOTE = "its authors are at github.com/cswry/DP2O-SR"
 _OWN_NOTE = "train it here, or take one for super-resolution"
 
 BACKBONES: dict[str, BackboneSpec] = {
@@ -167,7 +167,7 @@ BACKBONES: dict[str, BackboneSpec] = {
         parts=(
             _FLUX_BASE,
             _lora("ASASR's super-resolution LoRA", 885_000_000, "of its authors",
-                  note="linked from github.com/wafer-bob/ASASR"),
+                  note="its authors are at github.com/wafer-bob/ASASR"),
             TAGGER,
         ),
     ),

@@ -1,7 +1,7 @@
 """Where the weights of the large backbones lie, and what to type where they are missing."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,7 +89,7 @@ def describe_missing(name: str, spec: BackboneSpec, located: Sequence[Located]) 
         note = f"; {part.note}" if part.note else ""
         choice = " (one of these is enough)" if part.name in spec.one_of and len(spec.one_of) > 1 else ""
         lines.append(
-            f"- {part.name}{choice}: {part.what}, {source}, {part.num_bytes / 1e9:.1f} GB, licence {part.licence}{gate}"
+            f"- {part.name}{choice}: {part.what}, {source}, {_size(part)}, licence {part.licence}{gate}"
             f"{note}; put it at {weights_root() / name / part.name}"
         )
     if any(part.hub for part in parts):
@@ -111,3 +111,65 @@ def locate(name: str, spec: BackboneSpec, given: Mapping[str, str | Path]) -> di
     if words is not None:
         raise WeightsError(words)
     return {found.part.name: found.path for found in located if found.path is not None}
+
+
+def describe_parts(name: str, spec: BackboneSpec) -> str:
+    """Return a table of a backbone's parts: what, where found, size, licence; and what to type for those missing."""
+    located = find_parts(name, spec, {})
+    lines = [f"{name}: {spec.label}"]
+    for found in located:
+        part = found.part
+        where = "missing" if found.path is None else f"{found.origin}: {found.path}"
+        extras = [part.licence, *(["gated"] if part.gated else []), *(["optional"] if part.optional else [])]
+        lines.append(f"  {part.name:11s} {_size(part):>8s}  {', '.join(extras)}  {part.what}  [{where}]")
+    if not located:
+        lines.append("  complete: its weights come with the installation")
+    words = describe_missing(name, spec, located)
+    return "\n".join(lines if words is None else [*lines, words])
+
+
+def download_parts(name: str, spec: BackboneSpec) -> Iterator[str]:
+    """Fetch what the hub has of the parts that are missing, into its cache, which backbones share, saying what is done.
+
+    Raises WeightsError where the hub cannot be reached or does not give a part.
+    """
+    for found in find_parts(name, spec, {}):
+        part = found.part
+        if found.path is not None or (part.optional and part.name not in spec.one_of):
+            continue
+        if part.hub is None:
+            yield f"{part.name}: {part.what} is not on the hub; put it at {weights_root() / name / part.name}"
+            continue
+        yield f"{part.name}: fetching {part.hub} ({_size(part)}) into the hub's cache"
+        _download(part, weights_root() / name / part.name)
+
+
+def _download(part: Part, folder: Path) -> None:
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+
+    assert part.hub is not None
+    by_hand = f"copy the folder from a machine that has it to {folder}"
+    if constants.HF_HUB_OFFLINE:
+        raise WeightsError(f"{part.hub} cannot be fetched: HF_HUB_OFFLINE is set; unset it, or {by_hand}")
+    try:
+        snapshot_download(part.hub, allow_patterns=list(part.files))
+    except GatedRepoError as error:
+        raise WeightsError(
+            f"{part.hub} is gated: agree to its licence ({part.licence}) at https://huggingface.co/{part.hub}, "
+            "then run `hf auth login` and try again"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise WeightsError(f"the hub has no {part.hub}, or this account may not see it") from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise WeightsError(f"the hub cannot be reached to fetch {part.hub}; connect, or {by_hand}") from error
+
+
+def _size(part: Part) -> str:
+    gigabytes = part.num_bytes / 1e9
+    return f"{gigabytes:.1f} GB" if gigabytes >= 1 else f"{1000 * gigabytes:.0f} MB"

@@ -45,6 +45,7 @@ def job_of(run: Run) -> Job:
         backbone=values["backbone"],
         adapter=values["adapter"],
         compare_adapter=values.get("compare_adapter"),
+        **{name: values.get(name) for name in ("guidance", "prompt", "negative_prompt", "start", "strength", "tile")},
     )
 
 
