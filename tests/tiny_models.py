@@ -101,3 +101,20 @@ def tiny_sdxl(folder: Path) -> Path:
 def tiny_sd_turbo(folder: Path) -> Path:
     """Save a base as SD-Turbo's, for one-step training, and return the folder."""
     return _tiny_sd(folder, "epsilon")
+
+
+def save_unet_lora(base: Path, folder: Path, *, spread: float, form: str) -> None:
+    """Save a LoRA on a base's attention, as diffusers saves it or as a PEFT folder; `spread` 0 changes nothing."""
+    from diffusers import StableDiffusionPipeline
+    from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+
+    unet = UNet2DConditionModel.from_pretrained(str(base / "unet"))
+    model = get_peft_model(unet, LoraConfig(r=2, lora_alpha=2, target_modules=["to_q", "to_v"]))
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.copy_(spread * torch.randn(parameter.shape, generator=generator))
+    if form == "peft":
+        model.save_pretrained(str(folder))
+        return
+    StableDiffusionPipeline.save_lora_weights(str(folder), unet_lora_layers=get_peft_model_state_dict(model))

@@ -3,7 +3,7 @@
 import copy
 import hashlib
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -23,6 +23,7 @@ from sr_core.schedules import SCHEDULES
 from sr_core.tensors import Enlarged, Image, Latent, PerSample, Sigma
 
 SCALE = 4
+Own = TypeVar("Own", bound="LatentBackbone")
 LEAST_SIDE = 16
 """Windows are not halved below it, in latent pixels."""
 MAX_TEXTS = 64
@@ -147,7 +148,7 @@ class LatentBackbone:
 
     # --- The photo ---
 
-    def bound(self, drawing: Drawing) -> Self:
+    def bound(self: Own, drawing: Drawing) -> Own:
         """Return this backbone with other settings and no notices; both share all weights."""
         other = copy.copy(self)
         other.drawing, other.notices, other._side = drawing, [], None

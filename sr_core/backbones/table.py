@@ -114,7 +114,7 @@ BACKBONES: dict[str, BackboneSpec] = {
     ),
     "sd15": BackboneSpec(
         label="SD1.5: with a ControlNet or a LoRA",
-        load=_stable_diffusion("sd15"), defaults=_sd_drawing(), samplers=ALL_SAMPLERS,
+        load=_stable_diffusion("sd15"), defaults=_sd_drawing(start="lq", strength=0.5), samplers=ALL_SAMPLERS,
         parts=(
             _sd_base(
                 "Stable Diffusion 1.5", "stable-diffusion-v1-5/stable-diffusion-v1-5", 4_300_000_000,
@@ -130,7 +130,7 @@ BACKBONES: dict[str, BackboneSpec] = {
     ),
     "sdxl": BackboneSpec(
         label="SDXL: with a ControlNet or a LoRA",
-        load=_stable_diffusion("sdxl"), defaults=_sd_drawing(tile=256), samplers=ALL_SAMPLERS,
+        load=_stable_diffusion("sdxl"), defaults=_sd_drawing(tile=256, start="lq", strength=0.5), samplers=ALL_SAMPLERS,
         parts=(
             _sd_base(
                 "Stable Diffusion XL base", "stabilityai/stable-diffusion-xl-base-1.0", 13_900_000_000,
