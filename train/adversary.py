@@ -15,16 +15,17 @@ from sr_core.precision import resolve_dtype
 from sr_core.preference_data.dataset import open_dataset
 from train.baselines import BUILT_IN, FailureSource
 from train.checkpoints import check_start, finished
+from train.compact_trainee import CompactModel, head_file
 from train.config import parse_recipe, recipe_values
 from train.data import seeded_generator
 from train.engine import RunSettings, fit
 from train.imitation import MEAN, PHOTOS, imitation, judged_photos
 from train.policy import ADVERSARY, HeadPolicy
-from train.prefer import ADAPTER, CompactModel, head_file
 from train.preference_config import AdversaryConfig, PreferRecipe
 from train.processes import Processes
 from train.steps import StepOutput, clean_step, sft_sigmas
 from train.store import group_store
+from train.trainees import ADAPTER
 
 SUMMARY = "summary.json"
 

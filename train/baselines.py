@@ -15,9 +15,10 @@ from sr_core.images import from_uint8, read_size
 from sr_core.preference_data.dataset import PreferenceDataset
 from sr_core.scoring import local_pixels
 from sr_core.tensors import Image
+from train.compact_trainee import CompactModel
 from train.data import Batch, seeded_generator
 from train.policy import REFERENCE
-from train.prefer import CompactModel, pair_windows
+from train.prefer import pair_windows
 from train.preference_config import PreferRecipe
 from train.steps import decode_latent
 from train.store import GroupStore, Window, head_conditions

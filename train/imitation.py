@@ -23,8 +23,8 @@ from sr_core.rewards.lpips import LpipsLayer, lpips
 from sr_core.rewards.offline import load_lpips_layers
 from sr_core.tensors import Enlarged, Image
 from train.baselines import BUILT_IN, FEW_STEPS, FILTERS, PRIOR
+from train.compact_trainee import head_file
 from train.data import CROP_PX, find_photos, seeded_generator
-from train.prefer import head_file
 from train.preference_config import HeldOutConfig, PreferRecipe
 
 PHOTOS, SEEDS = 48, 2

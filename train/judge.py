@@ -26,9 +26,9 @@ from sr_core.samplers import SAMPLERS, integrate
 from sr_core.schedules import SCHEDULES
 from sr_core.spectra import log_spectral_distance, luma
 from sr_core.tensors import Enlarged, Image, PerSample
+from train.compact_trainee import head_file
 from train.data import find_photos, seeded_generator
 from train.judge_tables import SFT, Values, compare, judgement_text
-from train.prefer import head_file
 from train.preference_config import DrawConfig, HeldOutConfig, PreferRecipe
 from train.processes import Processes
 

@@ -61,6 +61,24 @@ class Processes:
             raise ConfigError(f"batch_size must be a multiple of the {self.count} processes, got {total}")
         return slice(self.index, None, self.count)
 
+    def share_of(self, total: int) -> slice:
+        """Return this process's part of work whose parts may differ in size."""
+        return slice(self.index, total, self.count)
+
+    def parts(self, total: int, micro_batch: int) -> list[slice]:
+        """Return this process's part of a batch in micro-batches; 0 is all of it at once.
+
+        Raises ConfigError if processes and micro-batches do not divide the batch.
+        """
+        self.share(total)
+        size = micro_batch or total // self.count
+        if (total // self.count) % size:
+            raise ConfigError(
+                f"micro_batch must divide the {total // self.count} samples of each process, got {micro_batch}"
+            )
+        starts = range(self.index, total, self.count * size)
+        return [slice(start, min(total, start + self.count * size), self.count) for start in starts]
+
     def wait(self) -> None:
         """Wait until every process is here."""
         self._accelerator.wait_for_everyone()
