@@ -15,6 +15,10 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5TokenizerFast
 
+from sr_core.backbones.adapters import add_lora, lora_set
+from sr_core.backbones.flux import LORA_TARGETS
+from sr_core.backbones.lora_files import SINGLE_FILE, LoraSet, write_lora
+
 WIDTH = 32
 TEXT_WIDTH, POOLED_WIDTH = 24, 16
 
@@ -130,3 +134,46 @@ def save_flux_controlnet(file: Path, base: Path, seed: int = 10) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
     save_file(tiny_controlnet(transformer, seed).state_dict(), file)
     return file
+
+
+def flux_inputs(seed: int = 0, *, batch: int = 2, height: int = 4, width: int = 6) -> dict[str, torch.Tensor]:
+    """Return what the tiny transformer is called with: `height` x `width` image tokens and seven of text."""
+    generator = torch.Generator().manual_seed(seed)
+    count = height * width
+    rows, columns = torch.arange(count) // width, torch.arange(count) % width
+    return {
+        "hidden_states": torch.randn(batch, count, 64, generator=generator),
+        "encoder_hidden_states": torch.randn(batch, 7, TEXT_WIDTH, generator=generator),
+        "pooled_projections": torch.randn(batch, POOLED_WIDTH, generator=generator),
+        "timestep": torch.linspace(0.3, 0.9, batch),
+        "guidance": torch.full((batch,), 2.5),
+        "img_ids": torch.stack([torch.zeros(count), rows, columns], dim=1),
+        "txt_ids": torch.zeros(7, 3),
+    }
+
+
+def random_lora(
+    transformer: nn.Module, seed: int, *, rank: int = 4, alpha: float = 4.0, spread: float = 0.3
+) -> LoraSet:
+    """Return a LoRA over ASASR's layers that is not at zero; the transformer is left as it was but for a set `_`."""
+    add_lora(transformer, "_", rank=rank, alpha=alpha, targets=LORA_TARGETS, seed=seed)
+    lora = lora_set(transformer, "_")
+    generator = torch.Generator().manual_seed(seed)
+    up = {layer: spread * torch.randn(value.shape, generator=generator) for layer, value in lora.up.items()}
+    down = {layer: value.clone() for layer, value in lora.down.items()}
+    return LoraSet(down, up, lora.alpha)
+
+
+def save_flux_lora(path: Path, base: Path, seed: int) -> Path:
+    """Write a LoRA over ASASR's layers as one file or as a PEFT folder."""
+    transformer = FluxTransformer2DModel.from_pretrained(base, subfolder="transformer")
+    return write_lora(path, random_lora(transformer, seed), component="transformer")
+
+
+def tiny_flux(folder: Path) -> Path:
+    """Write the parts of `c-flux` and `flux-lora` below a folder: base, controlnet, lora and a `policy` LoRA."""
+    base = save_flux_base(folder / "base")
+    save_flux_controlnet(folder / "controlnet" / "model.safetensors", base)
+    save_flux_lora(folder / "lora" / SINGLE_FILE, base, seed=20)
+    save_flux_lora(folder / "policy", base, seed=30)
+    return folder

@@ -70,7 +70,13 @@ def _find(path: Path) -> Path:
     for name in (PEFT_FILES[1], SINGLE_FILE):
         if (path / name).is_file():
             return path / name
-    raise WeightsError(f"{path} must be a LoRA: a .safetensors file, or a folder with {PEFT_FILES[1]} or {SINGLE_FILE}")
+    only = list(path.glob("*.safetensors"))
+    if len(only) == 1:
+        return only[0]
+    raise WeightsError(
+        f"{path} must be a LoRA: a .safetensors file, or a folder with {PEFT_FILES[1]}, {SINGLE_FILE} or exactly one "
+        ".safetensors file"
+    )
 
 
 def _settings(file: Path, header: Mapping[str, str], component: str) -> dict[str, Any]:
