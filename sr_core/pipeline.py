@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from sr_core.alpha import Alpha, enlarge_alpha
-from sr_core.backbones import adapter_label, load_backbone
+from sr_core.backbones import adapter_label, load_backbone, require_weights
 from sr_core.backbones.backbone import LoadOptions
 from sr_core.errors import InputError
 from sr_core.estimate import estimate
@@ -240,6 +240,7 @@ def upscale(
     """
     photo = read_image(photo_path)
     request = job.request((photo.width, photo.height))
+    require_weights(job.backbone, job.weights)
     plan = estimate(photo.width, photo.height, job)
     if plan.problem is not None:
         raise InputError(f"{photo_path.name}: {plan.problem}")

@@ -11,7 +11,7 @@ from sr_core.backbones.backbone import Backbone, BackboneSpec, LoadOptions
 from sr_core.backbones.drawing import Drawing, resolve
 from sr_core.backbones.table import BACKBONES as BACKBONES
 from sr_core.backbones.weights import describe_missing, find_parts, locate, weights_root
-from sr_core.errors import ConfigError
+from sr_core.errors import ConfigError, WeightsError
 
 SFT = "sft"
 """Name of the backbone's own weights, without an adapter."""
@@ -67,6 +67,13 @@ def missing_words(name: str, options: LoadOptions | None = None) -> str | None:
     """Say what a backbone needs that is not on this machine, and what to type; None if it can run."""
     spec = spec_of(name)
     return describe_missing(name, spec, find_parts(name, spec, dict((options or LoadOptions()).parts)))
+
+
+def require_weights(name: str, options: LoadOptions | None = None) -> None:
+    """Raise WeightsError, with what to get and what to type, if a backbone cannot run; loads nothing."""
+    words = missing_words(name, options)
+    if words is not None:
+        raise WeightsError(words)
 
 
 def load_backbone(

@@ -3,6 +3,7 @@
 import copy
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -11,7 +12,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from sr_core.backbones.backbone import OnCall
-from sr_core.backbones.drawing import NATIVE, Drawing
+from sr_core.backbones.drawing import AUTO_PROMPT, NATIVE, Drawing
+from sr_core.backbones.tagger import describe_photo
 from sr_core.backbones.windows import Window, blend, plan_windows
 from sr_core.diffusion import PREDICTIONS, flow_level, preserving_alpha, preserving_level, timestep_of_level
 from sr_core.errors import InputError
@@ -87,7 +89,7 @@ class LatentBackbone:
 
     def __init__(
         self, *, vae: Any, scheduler: Any, drawing: Drawing, dtype: torch.dtype, device: str,  # noqa: ANN401
-        candidates_per_pass: int = 1,
+        candidates_per_pass: int = 1, tagger: Path | None = None,
     ) -> None:  # fmt: skip
         self.vae, self.scheduler, self.drawing = vae, scheduler, drawing
         self.dtype, self.device = dtype, torch.device(device)
@@ -95,6 +97,8 @@ class LatentBackbone:
         self.notices: list[str] = []
         self.factor: int = 2 ** (len(vae.config.block_out_channels) - 1)
         """Pixels per latent pixel."""
+        self.tagger = tagger
+        """Folder of the model that describes a photo where the prompt is `auto`; None where it is missing."""
         self._texts: dict[str, Text] = {}
         self._side: int | None = None
         vae.enable_tiling()
@@ -183,7 +187,19 @@ class LatentBackbone:
         lq, latent, size, output = observation
         drawing = self.drawing
         negative = None if drawing.negative_prompt is None else self.text(drawing.negative_prompt)
-        return LatentCondition(lq, latent, self.text(drawing.prompt or ""), negative, size, output)
+        prompt = self._described(lq, size) if drawing.prompt == AUTO_PROMPT else drawing.prompt or ""
+        return LatentCondition(lq, latent, self.text(prompt), negative, size, output)
+
+    def _described(self, lq: Enlarged, size: tuple[int, int]) -> str:
+        """Return what the tagger says of the photo, told as a notice; nothing where there is no tagger."""
+        if self.tagger is None:
+            self.notices.append(
+                f"tagger left out: no weights for it; the prompt is empty (see `sr weights {self.name}`)"
+            )
+            return ""
+        prompt = describe_photo(lq[:1, :, : size[0], : size[1]], self.tagger)
+        self.notices.append(f"prompt by the tagger: {prompt}")
+        return prompt
 
     def encode(self, lq: Image) -> LatentCondition:
         """Return what all candidates of `lq` share."""
@@ -220,7 +236,7 @@ class LatentBackbone:
         """Return the enlarged photo, which all candidates vary around."""
         return self._cut(condition.lq, condition).clamp(0, 1)
 
-    def _cut(self, image: Enlarged, condition: LatentCondition) -> Enlarged:
+    def _cut(self, image: Enlarged, condition: LatentCondition) -> Float[Tensor, "b 3 _ _"]:
         height, width = condition.size
         return resize(image[..., :height, :width], *condition.output)
 
@@ -344,7 +360,7 @@ class LatentBackbone:
         times = scheduler.timesteps[len(scheduler.timesteps) - self._num_drawn(len(scheduler.timesteps)) :]
         x = noise
         if drawing.start == "lq":
-            x = self.noised(condition.latent.expand_as(noise), noise, times[:1].expand(len(noise)), scheduler)
+            x = self.noised(condition.latent.expand_as(noise), noise, times[:1].to(noise).expand(len(noise)), scheduler)
         generators = [step_generator(seed) for seed in seeds]
         for time in times:
             predicted = self.field(x, time.to(x).expand(len(x)), condition, on_call)

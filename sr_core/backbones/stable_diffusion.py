@@ -7,15 +7,18 @@ from typing import Any
 import torch
 from torch import nn
 
+from sr_core.backbones.adapters import load_lora, merge_loras
 from sr_core.backbones.backbone import LoadOptions
 from sr_core.backbones.drawing import Drawing
 from sr_core.backbones.latent import LatentBackbone, LatentCondition, Text, matched
 from sr_core.backbones.loading import fill_network, load_network, read_tensors
-from sr_core.errors import WeightsError
+from sr_core.backbones.lora_files import read_lora
+from sr_core.backbones.memory import check_memory_options, is_quantized, place, quantization
+from sr_core.errors import ConfigError, WeightsError
 from sr_core.tensors import Latent, PerSample
 
 CONTROLNET_FILES = ("model.safetensors", "diffusion_pytorch_model.safetensors")
-LORA_FILE = "pytorch_lora_weights.safetensors"
+MERGED = "merged"
 CONTROL_SCALE = 1.0
 """Of DP2O-SR's released script."""
 PREDICTIONS_OF = {"epsilon": "epsilon", "v_prediction": "v"}
@@ -28,8 +31,12 @@ class StableDiffusion(LatentBackbone):
     def __init__(
         self, name: str, *, unet: nn.Module, controlnet: nn.Module | None, tokenizers: list[Any],
         text_encoders: list[nn.Module], vae: Any, scheduler: Any, drawing: Drawing, dtype: torch.dtype, device: str,  # noqa: ANN401
+        num_parallel: int = 1, tagger: Path | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(vae=vae, scheduler=scheduler, drawing=drawing, dtype=dtype, device=device)
+        super().__init__(
+            vae=vae, scheduler=scheduler, drawing=drawing, dtype=dtype, device=device, candidates_per_pass=num_parallel,
+            tagger=tagger,
+        )  # fmt: skip
         self.name, self.unet, self.controlnet = name, unet, controlnet
         self.tokenizers, self.text_encoders = tokenizers, text_encoders
         config: Any = unet.config
@@ -87,51 +94,56 @@ def load_controlnet(path: Path, unet: Any, *, dtype: torch.dtype) -> nn.Module: 
     return fill_network(network, read_tensors(path, CONTROLNET_FILES), path, dtype=dtype)
 
 
-def merge_lora(unet: Any, path: Path) -> None:  # noqa: ANN401
-    """Add a LoRA to the UNet's weights: a PEFT folder, or a file or folder as diffusers saves it."""
-    from sr_core.backbones.adapters import PEFT_FILES, merge_adapter
+def merge_lora(network: Any, path: Path, component: str) -> None:  # noqa: ANN401
+    """Add a LoRA to a network's weights: a PEFT folder, or a file or folder as diffusers saves it.
 
-    if (path / PEFT_FILES[0]).is_file():
-        merge_adapter(unet, path)
-        return
-    tensors = read_tensors(path, (LORA_FILE,))
-    prefix = "unet" if any(key.startswith("unet.") for key in tensors) else None
-    try:
-        unet.load_lora_adapter(tensors, prefix=prefix)
-        unet.fuse_lora()
-        unet.unload_lora()
-    except (ValueError, RuntimeError, KeyError) as error:
-        raise WeightsError(f"{path} cannot be read as a LoRA of this network: {error}") from error
+    Raises WeightsError if it was made for another network, and ConfigError if the weights are quantized.
+    """
+    if is_quantized(network):
+        raise ConfigError(f"a LoRA cannot be merged into 8-bit or 4-bit weights ({path}); use quantize none")
+    load_lora(network, MERGED, read_lora(path, component=component))
+    merge_loras(network, [MERGED])
 
 
 def load_stable_diffusion(
     name: str, drawing: Drawing, *, dtype: torch.dtype, device: str, adapter: Path | None, parts: Mapping[str, Path],
-    options: LoadOptions,  # noqa: ARG001
+    options: LoadOptions,
 ) -> StableDiffusion:  # fmt: skip
     """Return the backbone from its base folder, its ControlNet or LoRA, and an adapter in place of or beside them.
 
-    The VAE stays in float32, as in the releases. Raises WeightsError if a file is missing or does not fit.
+    The VAE stays in float32, as in the releases. Raises WeightsError if a file is missing or does not fit, and
+    ConfigError if this machine cannot do what `options` ask for.
     """
+    check_memory_options(options, device)
     from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
     base = parts["base"]
-    unet = load_network(UNet2DConditionModel, base, "unet", dtype=dtype)
+    frozen = quantization(options, "diffusers", dtype=dtype)
+    unet = load_network(UNet2DConditionModel, base, "unet", dtype=dtype, **frozen)
     is_controlnet = adapter is not None and not (adapter / "adapter_config.json").is_file()
     control = adapter if is_controlnet else parts.get("controlnet")
-    controlnet = None if control is None else load_controlnet(control, unet, dtype=dtype).to(device)
-    for lora in (parts.get("lora"), None if is_controlnet else adapter):
-        if lora is not None:
-            merge_lora(unet, lora)
-    tokenizers = [CLIPTokenizer.from_pretrained(str(base / "tokenizer"), local_files_only=True)]
-    encoders: list[nn.Module] = [load_network(CLIPTextModel, base, "text_encoder", dtype=dtype).to(device)]
+    controlnet = None if control is None else load_controlnet(control, unet, dtype=dtype)
+    if "lora" in parts:
+        merge_lora(unet, parts["lora"], "unet")
+    if adapter is not None and not is_controlnet:
+        # Preference training moves the control branch where there is one.
+        merge_lora(*((unet, adapter, "unet") if controlnet is None else (controlnet, adapter, "controlnet")))
+    vae = load_network(AutoencoderKL, base, "vae", dtype=torch.float32)
+    encoders: list[nn.Module] = [load_network(CLIPTextModel, base, "text_encoder", dtype=dtype)]
+    tokenizer_folders = ["tokenizer"]
     if (base / "text_encoder_2").is_dir():
-        tokenizers.append(CLIPTokenizer.from_pretrained(str(base / "tokenizer_2"), local_files_only=True))
-        second = load_network(CLIPTextModelWithProjection, base, "text_encoder_2", dtype=dtype)
-        encoders.append(second.to(device))
-    config = DDPMScheduler.load_config(str(base / "scheduler"), local_files_only=True)
+        encoders.append(load_network(CLIPTextModelWithProjection, base, "text_encoder_2", dtype=dtype))
+        tokenizer_folders.append("tokenizer_2")
+    try:
+        tokenizers = [CLIPTokenizer.from_pretrained(str(base / f), local_files_only=True) for f in tokenizer_folders]
+        config = DDPMScheduler.load_config(str(base / "scheduler"), local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{base} must hold its tokenizers and its scheduler: {error}") from error
+    place([*encoders, unet, vae], options, device, beside=[] if controlnet is None else [controlnet])
+    num_parallel = 4 if torch.device(device).type == "cuda" and options.offload == "none" else 1
     return StableDiffusion(
-        name, unet=unet.to(device), controlnet=controlnet, tokenizers=tokenizers, text_encoders=encoders,
-        vae=load_network(AutoencoderKL, base, "vae", dtype=torch.float32).to(device),
+        name, unet=unet, controlnet=controlnet, tokenizers=tokenizers, text_encoders=encoders, vae=vae,
         scheduler=DDPMScheduler.from_config(config), drawing=drawing, dtype=dtype, device=device,
+        num_parallel=num_parallel, tagger=parts.get("tagger"),
     )  # fmt: skip

@@ -9,9 +9,9 @@ from typing import Any
 import gradio as gr
 
 from sr_core.archives import write_archive
-from sr_core.backbones import BACKBONES, missing_words
+from sr_core.backbones import BACKBONES, require_weights
 from sr_core.backbones.drawing import MAX_STEPS
-from sr_core.errors import InputError, SRError, WeightsError
+from sr_core.errors import InputError, SRError
 from sr_core.estimate import estimate
 from sr_core.images import read_size
 from sr_core.job import Job
@@ -262,9 +262,7 @@ def _preset_of(settings: Settings, saved: dict[str, Any] | None) -> str | None:
 def _runnable(settings: Settings) -> Job:
     """Return the job that the widgets describe; raises WeightsError if its backbone's weights are missing."""
     job = settings.job()
-    words = missing_words(job.backbone, job.weights)
-    if words is not None:
-        raise WeightsError(words)
+    require_weights(job.backbone, job.weights)
     return job
 
 

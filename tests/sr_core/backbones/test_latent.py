@@ -111,7 +111,7 @@ class Wandering(Knowing):
     """A network whose result keeps a trace of the noise."""
 
     def forward(self, x: torch.Tensor, time: torch.Tensor, condition: LatentCondition) -> torch.Tensor:  # noqa: ARG002
-        return 0.9 * x.tanh() + 0.01 * matched(condition.text.embedding, len(x)).mean()
+        return 0.9 * x.tanh() + 0.01 * matched(condition.text.embedding, len(x)).mean((1, 2)).reshape(-1, 1, 1, 1)
 
 
 @pytest.mark.parametrize("sampler", SAMPLER_NAMES)

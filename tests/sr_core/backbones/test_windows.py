@@ -2,7 +2,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sr_core.backbones.windows import OVERLAP, Window, blend, gaussian_weights, plan_windows
@@ -11,6 +11,7 @@ from sr_core.errors import ConfigError
 cells = st.sampled_from([1, 2, 4])
 
 
+@settings(max_examples=30)
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(2, 12), cells)
 def test_windows_cover_a_latent_and_overlap(rows: int, columns: int, side: int, cell: int) -> None:
     height, width = rows * cell, columns * cell
@@ -28,6 +29,7 @@ def test_windows_cover_a_latent_and_overlap(rows: int, columns: int, side: int, 
         assert second - first <= max(cell, side * cell * (1 - OVERLAP) + cell)
 
 
+@settings(max_examples=30)
 @given(st.integers(2, 24), st.integers(2, 24), st.integers(2, 10))
 def test_the_weights_of_all_windows_sum_to_one(height: int, width: int, side: int) -> None:
     windows = plan_windows(height, width, side, 1)
@@ -48,12 +50,12 @@ def test_one_window_is_passed_through_untouched() -> None:
 
 
 def test_a_seam_is_a_smooth_change_of_weights() -> None:
-    """Two windows that disagree by 1: no step from one place to the next is as large as half of it."""
-    windows = [Window(0, 0, 16, 16), Window(0, 12, 16, 16)]
+    """Two windows of the default tile that disagree by 1: no step to the next place is as large as a third of it."""
+    windows = [Window(0, 0, 16, 64), Window(0, 48, 16, 64)]
     field = blend(
-        lambda part, window: torch.full_like(part, float(window.left > 0)), torch.zeros(1, 1, 16, 28), windows
+        lambda part, window: torch.full_like(part, float(window.left > 0)), torch.zeros(1, 1, 16, 112), windows
     )
-    assert float(field.diff(dim=-1).abs().max()) < 0.5
+    assert float(field.diff(dim=-1).abs().max()) < 1 / 3
     assert (float(field[..., 0].max()), float(field[..., -1].min())) == (0.0, 1.0)
 
 

@@ -1,0 +1,54 @@
+"""What the large backbones cost in memory and arithmetic, counted from their networks and not measured on CUDA."""
+
+from dataclasses import dataclass
+
+from sr_core.backbones.backbone import LoadOptions
+
+BYTES_PER_PARAMETER = {"none": 2.0, "8bit": 1.1, "4bit": 0.6}
+"""Of the frozen base in bfloat16, or quantized with its scales."""
+OFFLOADED = {"none": 1.0, "model": 1.0, "sequential": 0.1}
+"""Share of the network that lies on the device at once; `model` keeps only the text encoders elsewhere meanwhile."""
+CUDA_FLOPS = 1.5e14
+"""Arithmetic per second that is assumed of a GPU; not measured."""
+CPU_FLOPS = 1.0e11
+"""The same of two server cores."""
+VAE_FLOPS_PER_PIXEL = 1.5e7
+"""Encoding and decoding one pixel of the enlarged photo."""
+VAE_BYTES = 4 * 84_000_000
+VAE_TILE_BYTES = 3 * 2**30
+"""Working set of decoding one tile of 512 px in float32."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What a network takes, per window of a latent and state."""
+
+    parameters: float
+    """Of the base network."""
+    control_parameters: float
+    """Of the ControlNet; LoRA sets are merged and take nothing."""
+    text_parameters: float
+    linear_flops: float
+    """Per latent pixel of a window."""
+    square_flops: float
+    """Per pair of latent pixels: attention."""
+    activation_bytes: float
+    """Largest working set per latent pixel of a window, with attention that keeps no matrix."""
+    states_per_call: int
+    """2 with classifier-free guidance."""
+    least_side: int = 128
+    """Pixels of the photo to which smaller ones are enlarged first."""
+
+    def flops(self, pixels: int) -> float:
+        """Return the arithmetic of one call for a window of so many latent pixels."""
+        return self.states_per_call * pixels * (self.linear_flops + self.square_flops * pixels)
+
+    def weight_bytes(self, options: LoadOptions, bytes_per_value: int) -> float:
+        """Return what the weights take on the device while the network runs."""
+        width = BYTES_PER_PARAMETER[options.quantize] * (bytes_per_value / 2 if options.quantize == "none" else 1)
+        network = self.parameters * width + self.control_parameters * bytes_per_value
+        text = self.text_parameters * bytes_per_value
+        if options.offload != "none":
+            # Parts take turns: the larger one counts.
+            return max(network, text) * OFFLOADED[options.offload] + VAE_BYTES
+        return network + text + VAE_BYTES
