@@ -6,7 +6,15 @@ from pathlib import Path
 
 import torch
 
-from sr_core.backbones.costs import COSTS, CPU_FLOPS, CUDA_FLOPS, VAE_FLOPS_PER_PIXEL, VAE_TILE_BYTES, Cost
+from sr_core.backbones.costs import (
+    COSTS,
+    CPU_FLOPS,
+    CUDA_CANDIDATES,
+    CUDA_FLOPS,
+    VAE_FLOPS_PER_PIXEL,
+    VAE_TILE_BYTES,
+    Cost,
+)
 from sr_core.errors import SRError
 from sr_core.job import Job
 from sr_core.limits import MIN_SIDE
@@ -91,7 +99,8 @@ def _needed(width: int, height: int, size: tuple[int, int], job: Job) -> int:
     if cost is None:
         return needed_memory(width, height, size)
     pixels = window_pixels(*_processed(width, height, cost), job.drawing.tile)
-    working = max(pixels * cost.activation_bytes * cost.states_per_call, VAE_TILE_BYTES)
+    states = cost.states_per_call * _candidates_per_call(job)
+    working = max(pixels * cost.activation_bytes * states, VAE_TILE_BYTES)
     canvas = max(width * height * 16, size[0] * size[1]) * CANVAS_BYTES_PER_PIXEL
     return int(cost.weight_bytes(job.weights, _bytes_per_value(job)) + working + canvas)
 
@@ -109,6 +118,10 @@ def _processed(width: int, height: int, cost: Cost) -> tuple[int, int]:
 
 def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _candidates_per_call(job: Job) -> int:
+    return CUDA_CANDIDATES if _device() == "cuda" and job.weights.offload == "none" else 1
 
 
 def _bytes_per_value(job: Job) -> int:
@@ -182,7 +195,8 @@ def estimate(width: int, height: int, job: Job, *, memory: int | None = None) ->
     num_tiles, cost = len(tiles), COSTS.get(job.backbone)
     if cost is not None:
         each, num_tiles = _large_seconds(width, height, job, cost)
-        seconds = each * drawn
+        batch = _candidates_per_call(job)
+        seconds = each * batch * -(-drawn // batch)
     seconds += SCORE_S_PER_PIXEL * min(size[0] * size[1], 16 * 512**2) * drawn
     needed = _needed(width, height, size, job)
     free = usable_memory(job) if memory is None else memory

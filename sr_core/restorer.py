@@ -341,7 +341,7 @@ class Restorer:
     def _checked(
         self, image: Enlarged, lq: Image, tiles: Sequence[Tile], seed: int, drawing: Drawing, counter: _Counter
     ) -> Draw:
-        """Return the image if it is sound, else a second draw in float32, unless that would load a large model twice."""
+        """Return the image if it is sound, else a second draw in float32, unless that loads a large model twice."""
         problem = image_fault(image, lq)
         if problem is None or self.dtype == torch.float32:
             return Draw(image, self.dtype, problem)
