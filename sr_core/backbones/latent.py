@@ -2,7 +2,7 @@
 
 import copy
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -26,6 +26,7 @@ from sr_core.tensors import Enlarged, Image, Latent, PerSample, Sigma
 
 SCALE = 4
 Own = TypeVar("Own", bound="LatentBackbone")
+FREE_MEMORY = "close other programs on the GPU, or use offload or quantize"
 LEAST_SIDE = 16
 """Windows are not halved below it, in latent pixels."""
 MAX_TEXTS = 64
@@ -218,15 +219,30 @@ class LatentBackbone:
     def encode_image(self, image: Enlarged) -> Latent:
         """Return the posterior's mean of padded pixels in [0, 1], scaled as the network takes it, float32."""
         pixels = (2 * image - 1).to(self.device, self.vae.dtype)
-        mean = torch.cat([self.vae.encode(pixel[None]).latent_dist.mode() for pixel in pixels]).float()
+        means = [self._by_tiles(lambda one=one: self.vae.encode(one[None]).latent_dist.mode()) for one in pixels]
+        mean = torch.cat(means).float()
         return (mean - (self.vae.config.shift_factor or 0.0)) * self.vae.config.scaling_factor
 
     @torch.no_grad()
     def decode_latent(self, x: Latent) -> Enlarged:
         """Return the padded image of clean latents, in about [0, 1], float32."""
         z = x.float() / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0.0)
-        images = [self.vae.decode(one[None].to(self.vae.dtype)).sample.float() for one in z.to(self.device)]
-        return (torch.cat(images) + 1) / 2
+        z = z.to(self.device, self.vae.dtype)
+        images = [self._by_tiles(lambda one=one: self.vae.decode(one[None]).sample) for one in z]
+        return (torch.cat(images).float() + 1) / 2
+
+    def _by_tiles(self, call: Callable[[], Tensor]) -> Tensor:
+        """Return what the VAE gives; where memory runs out, with its own tiles halved, and a notice."""
+        while True:
+            try:
+                return call()
+            except torch.OutOfMemoryError:
+                pass  # what the failed call held is given back before the next one
+            if self.vae.tile_sample_min_size < 2 * LEAST_SIDE * self.factor:
+                raise InputError(f"memory ran out in the VAE with the smallest tiles; {FREE_MEMORY}")
+            self.vae.tile_sample_min_size //= 2
+            self.vae.tile_latent_min_size //= 2
+            self._gave_way(f"the VAE's tiles were halved to {self.vae.tile_sample_min_size} px")
 
     def decode(self, x: Latent, condition: LatentCondition) -> Enlarged:
         """Return restorations of `SCALE` times the photo's size, not clamped."""
@@ -324,20 +340,20 @@ class LatentBackbone:
 
     def _halve(self, longest: int) -> None:
         """Halve the windows of this and all later draws of the request, and say so."""
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
         side = min(longest, self._side or self.window_side(self.drawing.tile))
         smaller = side // 2 // self.cell * self.cell
         if smaller < max(2 * self.cell, LEAST_SIDE):
-            raise InputError(
-                f"memory ran out with the smallest tiles, {side * self.factor} px of the enlarged photo; "
-                "close other programs on the GPU, or use offload or quantize"
-            )
+            words = f"memory ran out with the smallest tiles, {side * self.factor} px of the enlarged photo"
+            raise InputError(f"{words}; {FREE_MEMORY}")
         self._side = smaller
-        self.notices.append(
-            f"memory ran out with tiles of {side * self.factor} px of the enlarged photo; "
-            f"tiles of {smaller * self.factor} px were used instead"
+        self._gave_way(
+            f"tiles of {smaller * self.factor} px of the enlarged photo were used instead of {side * self.factor} px"
         )
+
+    def _gave_way(self, words: str) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.notices.append(f"memory ran out: {words}")
 
     def _sample(self, condition: LatentCondition, seeds: Sequence[int], on_call: OnCall) -> Latent:
         channels, height, width = condition.latent.shape[1:]

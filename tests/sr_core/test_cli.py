@@ -10,10 +10,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from spandrel.architectures.Compact import Compact
+from typer.testing import CliRunner
 
-from sr_core.cli import main, parse_size, reference_for, run_folders
+from sr_core.cli import app, main, parse_size, reference_for, run_folders
 from sr_core.errors import ConfigError, InputError
 from sr_core.images import read_image, read_size, write_image
+from sr_core.job import Job
 from sr_core.resampling import resize_clamped
 from sr_core.runs import Run
 from tests.explorer_run import photo_pixels, write_run
@@ -33,6 +35,24 @@ def sr(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
         [*SR, *map(str, arguments)],
         cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False,
     )  # fmt: skip
+
+
+def test_every_setting_of_a_large_backbone_reaches_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs: list[Job] = []
+    monkeypatch.setattr("sr_core.cli._upscale_one", lambda photo, folder, job, reference: jobs.append(job))  # noqa: ARG005
+    flags = {
+        "--backbone": "c-sd2", "--steps": "7", "--sampler": "heun", "--guidance": "2.5", "--prompt": "a bird",
+        "--negative-prompt": "blur", "--start": "lq", "--strength": "0.5", "--tile": "96", "--base": "b",
+        "--controlnet": "c", "--lora": "l", "--offload": "model", "--quantize": "4bit",
+    }  # fmt: skip
+    given = [word for pair in flags.items() for word in pair]
+    answer = CliRunner().invoke(app, ["upscale", str(tmp_path / "a.png"), "--out", str(tmp_path), *given])
+    assert answer.exit_code == 0, answer.output
+    (job,) = jobs
+    assert (job.backbone, job.num_steps, job.sampler, job.guidance) == ("c-sd2", 7, "heun", 2.5)
+    assert (job.prompt, job.negative_prompt, job.start, job.strength, job.tile) == ("a bird", "blur", "lq", 0.5, 96)
+    assert dict(job.weights.parts) == {"base": "b", "controlnet": "c", "lora": "l"}
+    assert (job.weights.offload, job.weights.quantize) == ("model", "4bit")
 
 
 @pytest.fixture(scope="module")

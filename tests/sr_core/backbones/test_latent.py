@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -226,6 +227,22 @@ def test_a_prompt_is_encoded_once() -> None:
     assert asked == ["blur", "a bird"]
 
 
+def test_a_tagger_that_is_missing_is_left_out_by_name() -> None:
+    backbone = Knowing(prompt="auto")
+    condition = backbone.encode(photo())
+    assert torch.equal(condition.text.embedding, backbone.text("").embedding)
+    assert backbone.notices == ["tagger left out: no weights for it; the prompt is empty (see `sr weights knowing`)"]
+
+
+def test_a_tagger_writes_the_prompt_and_says_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sr_core.backbones.latent.describe_photo", lambda image, folder: "a bird on a stone")  # noqa: ARG005
+    backbone = Knowing(prompt="auto")
+    backbone.tagger = tmp_path
+    condition = backbone.encode(photo())
+    assert torch.equal(condition.text.embedding, backbone.text("a bird on a stone").embedding)
+    assert backbone.notices == ["prompt by the tagger: a bird on a stone"]
+
+
 # --- The photo ----------------------------------------------------------------------------------------------------
 
 
@@ -244,6 +261,19 @@ def test_the_prior_is_the_photo_enlarged() -> None:
     backbone, lq = Knowing(), photo()
     expected = resize(lq, 64, 96).clamp(0, 1)
     torch.testing.assert_close(backbone.prior_image(backbone.encode(lq)), expected)
+
+
+class Limited(torch.nn.Module):
+    """A decoder for which latents above a size are too much."""
+
+    def __init__(self, decoder: torch.nn.Module, limit: int) -> None:
+        super().__init__()
+        self.decoder, self.limit = decoder, limit
+
+    def forward(self, z: torch.Tensor, *rest: Any) -> torch.Tensor:
+        if max(z.shape[-2:]) > self.limit:
+            raise torch.OutOfMemoryError("out of memory")
+        return self.decoder(z, *rest)
 
 
 # --- Memory -------------------------------------------------------------------------------------------------------
@@ -266,14 +296,25 @@ def test_the_tile_is_halved_where_memory_runs_out_and_the_run_says_so() -> None:
     backbone = small(40)(tile=96)
     condition = backbone.encode(lq)
     drawn = backbone.draw(condition, [1], nothing)
-    assert backbone.notices == [
-        "memory ran out with tiles of 384 px of the enlarged photo; tiles of 192 px were used instead"
-    ]
+    assert backbone.notices == ["memory ran out: tiles of 192 px of the enlarged photo were used instead of 384 px"]
     as_asked = Wandering(tile=48)
     assert torch.equal(drawn, as_asked.draw(condition, [1], nothing))
     backbone.draw(condition, [2], nothing)
     assert len(backbone.notices) == 1
     assert backbone.bound(backbone.drawing).notices == []
+
+
+def test_the_vaes_tiles_are_halved_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = Wandering()
+    lq = photo(64, 64)
+    backbone.vae.tile_sample_min_size, backbone.vae.tile_latent_min_size = 512, 64
+    condition = backbone.encode(lq)
+    monkeypatch.setattr(backbone.vae, "decoder", Limited(backbone.vae.decoder, 16))
+    assert backbone.decode(condition.latent, condition).shape == (1, 3, 256, 256)
+    assert backbone.notices == [
+        "memory ran out: the VAE's tiles were halved to 256 px",
+        "memory ran out: the VAE's tiles were halved to 128 px",
+    ]
 
 
 def test_where_the_smallest_tile_is_too_much_the_error_says_what_to_do() -> None:
