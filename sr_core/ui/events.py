@@ -37,6 +37,8 @@ from sr_core.ui.visits import Visit, VisitStore
 from sr_core.ui.words import in_words
 
 Files = Sequence[str] | None
+FEW_STEPS = 20
+"""The slider's end for a backbone that needs few."""
 
 
 class PageEvents:
@@ -231,16 +233,21 @@ class PageEvents:
         return gr.update(choices=choices, value=choices[0][1]), describe_adapters(backbone)
 
     def backbone(self, backbone: str) -> list[Update]:
-        """Set steps, sampler and colours as a backbone has them, and show what only some backbones have."""
+        """Set steps, sampler and colours as a backbone that was just chosen has them, and all that is its own."""
+        drawing = BACKBONES[backbone].defaults
+        values = [drawing.num_steps, drawing.sampler, drawing.color, *(getattr(drawing, name) for name in OWN_SETTINGS)]
+        return [{**update, "value": value} for update, value in zip(self.fitting(backbone), values, strict=True)]
+
+    def fitting(self, backbone: str) -> list[Update]:
+        """Show what a backbone has and nothing else; values stay, as when a preset has just set them."""
         spec = BACKBONES[backbone]
-        drawing = spec.defaults
         shown = [
-            gr.update(value=drawing.num_steps, maximum=20 if backbone == "compact" else MAX_STEPS),
-            gr.update(choices=[(name.capitalize(), name) for name in spec.samplers], value=drawing.sampler),
-            gr.update(value=drawing.color),
+            gr.update(maximum=FEW_STEPS if spec.defaults.num_steps <= FEW_STEPS else MAX_STEPS),
+            gr.update(choices=[(name.capitalize(), name) for name in spec.samplers]),
+            gr.update(),
         ]
-        own = (getattr(drawing, name) for name in OWN_SETTINGS)
-        return [*shown, *(gr.update(value=value, visible=value is not None) for value in own)]
+        own = (getattr(spec.defaults, name) for name in OWN_SETTINGS)
+        return [*shown, *(gr.update(visible=value is not None) for value in own)]
 
 
 def _paths(photos: Files) -> list[Path]:

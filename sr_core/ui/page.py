@@ -263,6 +263,7 @@ def _wire(events: PageEvents, saved: gr.BrowserState, i: dict[str, Any], r: dict
     )  # fmt: skip
     i["backbone"].change(events.adapters, i["backbone"], [i["adapter"], i["adapter_words"]], **light)
     i["backbone"].input(events.backbone, i["backbone"], i["drawing"], **light)
+    i["backbone"].change(events.fitting, i["backbone"], i["drawing"], **light)
     i["adapter"].change(lambda adapter: gr.update(visible=adapter != SFT), i["adapter"], i["compare"], **light)
     i["run"].click(None, None, None, js=_SHOW_RESULTS, api_visibility="private")
     started = i["run"].click(

@@ -69,6 +69,7 @@ def test_choosing_a_backbone_sets_what_it_has_and_hides_what_it_has_not(events: 
     )  # fmt: skip
     assert steps["maximum"] >= defaults.num_steps
     assert [value for _, value in sampler["choices"]] == list(BACKBONES[name].samplers)
+    assert all("value" not in update for update in events.fitting(name))
     for key, update in zip(OWN_SETTINGS, own, strict=True):
         assert update["visible"] == (getattr(defaults, key) is not None)
         assert update["value"] == getattr(defaults, key)
