@@ -57,21 +57,21 @@ class Cost:
         return network + text + VAE_BYTES
 
 
-_SD: dict[str, Any] = {"linear_flops": 2.24e8, "square_flops": 1.01e4, "activation_bytes": 21_000}
-_FLUX: dict[str, Any] = {"parameters": 11.9e9, "text_parameters": 4.88e9, "activation_bytes": 25_000}
+_SD: dict[str, Any] = {"linear_flops": 2.24e8, "square_flops": 1.01e4, "activation_bytes": 21e3}
+_FLUX: dict[str, Any] = {"parameters": 11.9e9, "text_parameters": 4.88e9, "activation_bytes": 25e3}
 
 COSTS: dict[str, Cost] = {
     "c-sd2": Cost(parameters=866e6, control_parameters=364e6, text_parameters=340e6, states_per_call=2, **_SD),
     "sd15": Cost(parameters=860e6, control_parameters=361e6, text_parameters=123e6, states_per_call=2, **_SD),
     "sdxl": Cost(
-        parameters=2.57e9, control_parameters=1.25e9, text_parameters=818e6, linear_flops=4.8e8, square_flops=2.6e3,
-        activation_bytes=30_000, states_per_call=2, least_side=256,
+        parameters=2.57e9, control_parameters=1.25e9, text_parameters=818e6, linear_flops=5.45e8, square_flops=4.0e3,
+        activation_bytes=30e3, states_per_call=2, least_side=256,
     ),
     "c-flux": Cost(
         control_parameters=1.5e9, linear_flops=3.9e9, square_flops=4.7e4, states_per_call=1, **_FLUX,
     ),
     "flux-lora": Cost(
-        control_parameters=0, linear_flops=6.9e9, square_flops=1.8e5, states_per_call=1, **_FLUX,
+        control_parameters=0.0, linear_flops=6.9e9, square_flops=1.8e5, states_per_call=1, **_FLUX,
     ),
 }  # fmt: skip
 """By backbone; arithmetic and working set were counted at full size on the meta device (see assets/report/figures.md).

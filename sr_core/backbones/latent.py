@@ -3,6 +3,7 @@
 import copy
 import hashlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -219,8 +220,11 @@ class LatentBackbone:
     def encode_image(self, image: Enlarged) -> Latent:
         """Return the posterior's mean of padded pixels in [0, 1], scaled as the network takes it, float32."""
         pixels = (2 * image - 1).to(self.device, self.vae.dtype)
-        means = [self._by_tiles(lambda one=one: self.vae.encode(one[None]).latent_dist.mode()) for one in pixels]
-        mean = torch.cat(means).float()
+
+        def encode(one: Tensor) -> Tensor:
+            return self.vae.encode(one[None]).latent_dist.mode()
+
+        mean = torch.cat([self._by_tiles(partial(encode, one)) for one in pixels]).float()
         return (mean - (self.vae.config.shift_factor or 0.0)) * self.vae.config.scaling_factor
 
     @torch.no_grad()
@@ -228,8 +232,11 @@ class LatentBackbone:
         """Return the padded image of clean latents, in about [0, 1], float32."""
         z = x.float() / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0.0)
         z = z.to(self.device, self.vae.dtype)
-        images = [self._by_tiles(lambda one=one: self.vae.decode(one[None]).sample) for one in z]
-        return (torch.cat(images).float() + 1) / 2
+
+        def decode(one: Tensor) -> Tensor:
+            return self.vae.decode(one[None]).sample
+
+        return (torch.cat([self._by_tiles(partial(decode, one)) for one in z]).float() + 1) / 2
 
     def _by_tiles(self, call: Callable[[], Tensor]) -> Tensor:
         """Return what the VAE gives; where memory runs out, with its own tiles halved, and a notice."""
