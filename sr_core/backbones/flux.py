@@ -45,7 +45,7 @@ LORA_TARGETS = (
 )
 """Layers that ASASR's LoRA adapts, rank = alpha = 16 (arXiv 2605.23264, released configuration)."""
 
-Tokens = Float[Tensor, "b n c"]
+Tokens = Float[Tensor, "b tokens width"]
 
 
 def pack(latent: Latent) -> Tokens:
@@ -236,6 +236,7 @@ def load_flux(
         backbone, beside = StreamedFlux(pipeline=pipeline, **settings), []
     in_turn = [pipeline.text_encoder, pipeline.text_encoder_2, pipeline.transformer, pipeline.vae]
     place(in_turn, options, device, beside=beside)
+    backbone.tagger = parts.get("tagger")
     return backbone
 
 
