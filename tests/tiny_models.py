@@ -108,8 +108,12 @@ def save_unet_lora(base: Path, folder: Path, *, spread: float, form: str) -> Non
     from diffusers import StableDiffusionPipeline
     from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 
-    unet = UNet2DConditionModel.from_pretrained(str(base / "unet"))
-    model = get_peft_model(unet, LoraConfig(r=2, lora_alpha=2, target_modules=["to_q", "to_v"]))
+    settings = LoraConfig(r=2, lora_alpha=2, target_modules=["to_q", "to_v"])
+    model = UNet2DConditionModel.from_pretrained(str(base / "unet"))
+    if form == "peft":
+        model = get_peft_model(model, settings)
+    else:
+        model.add_adapter(settings)
     generator = torch.Generator().manual_seed(0)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:

@@ -2,34 +2,29 @@
 
 import copy
 import hashlib
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import pad
 
 from sr_core.backbones.backbone import OnCall
 from sr_core.backbones.drawing import AUTO_PROMPT, NATIVE, Drawing
+from sr_core.backbones.latent_space import FREE_MEMORY, LEAST_SIDE, LatentSpace
+from sr_core.backbones.latent_space import LatentObservation as LatentObservation
 from sr_core.backbones.tagger import describe_photo
 from sr_core.backbones.windows import Window, blend, plan_windows
 from sr_core.diffusion import PREDICTIONS, flow_level, preserving_alpha, preserving_level, timestep_of_level
 from sr_core.errors import InputError
 from sr_core.flow import column, velocity_from_clean
 from sr_core.noise import block_noise
-from sr_core.resampling import resize
 from sr_core.samplers import SAMPLERS, integrate
 from sr_core.schedules import SCHEDULES
 from sr_core.tensors import Enlarged, Image, Latent, PerSample, Sigma
 
-SCALE = 4
 Own = TypeVar("Own", bound="LatentBackbone")
-FREE_MEMORY = "close other programs on the GPU, or use offload or quantize"
-LEAST_SIDE = 16
-"""Windows are not halved below it, in latent pixels."""
 MAX_TEXTS = 64
 """Prompts whose embeddings are kept."""
 
@@ -40,19 +35,6 @@ class Text(NamedTuple):
     embedding: Float[Tensor, "b n d"]
     pooled: Float[Tensor, "b e"] | None = None
     """Of the whole prompt; only SDXL and FLUX have it."""
-
-
-class LatentObservation(NamedTuple):
-    """What the frozen encoder sees in a photo."""
-
-    lq: Enlarged
-    """Enlarged by bicubic interpolation and padded, in [0, 1], float32."""
-    latent: Latent
-    """Of the enlarged photo, scaled as the network takes it, float32."""
-    size: tuple[int, int]
-    """(height, width) of the enlarged photo without padding; at least the network's own size."""
-    output: tuple[int, int]
-    """(height, width) of the restoration: `SCALE` times the photo."""
 
 
 class LatentCondition(NamedTuple):
@@ -74,36 +56,27 @@ def matched(value: Tensor, count: int) -> Tensor:
     return value.repeat(count // len(value), *(1 for _ in value.shape[1:]))
 
 
-class LatentBackbone:
+class LatentBackbone(LatentSpace):
     """A latent network behind the backbone protocol; subclasses say how it is called (`forward`, `encode_text`).
 
     The photo is a whole: one latent, split into windows in every call and blended. `drawing` holds the settings.
     """
 
     name: str
-    scale = SCALE
     prediction: str
     """What the network says: epsilon, v or velocity (see `PREDICTIONS`)."""
-    cell: int
-    """Windows and padding are multiples of it, in latent pixels."""
-    process_size: int
-    """Least side of the enlarged photo in px: smaller ones are enlarged further and reduced again at the end."""
 
     def __init__(
         self, *, vae: Any, scheduler: Any, drawing: Drawing, dtype: torch.dtype, device: str,  # noqa: ANN401
         candidates_per_pass: int = 1, tagger: Path | None = None,
     ) -> None:  # fmt: skip
-        self.vae, self.scheduler, self.drawing = vae, scheduler, drawing
-        self.dtype, self.device = dtype, torch.device(device)
+        super().__init__(vae=vae, device=device)
+        self.scheduler, self.drawing, self.dtype = scheduler, drawing, dtype
         self.candidates_per_pass = candidates_per_pass
-        self.notices: list[str] = []
-        self.factor: int = 2 ** (len(vae.config.block_out_channels) - 1)
-        """Pixels per latent pixel."""
         self.tagger = tagger
         """Folder of the model that describes a photo where the prompt is `auto`; None where it is missing."""
         self._texts: dict[str, Text] = {}
         self._side: int | None = None
-        vae.enable_tiling()
 
     # --- What a subclass says of its network ---
 
@@ -160,29 +133,6 @@ class LatentBackbone:
         other.drawing, other.notices, other._side = drawing, [], None
         return other
 
-    def _sizes(self, lq: Image) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Return (height, width) of the enlarged photo without and with padding."""
-        height, width = (side * self.scale for side in lq.shape[-2:])
-        growth = max(1.0, self.process_size / min(height, width))
-        size = round(height * growth), round(width * growth)
-        multiple = self.factor * self.cell
-        padded = (-(-size[0] // multiple) * multiple, -(-size[1] // multiple) * multiple)
-        return size, padded
-
-    def latent_shape(self, lq: Image) -> tuple[int, int, int]:
-        """Return (channels, height, width) of the latent for `lq`."""
-        height, width = self._sizes(lq)[1]
-        return int(self.vae.config.latent_channels), height // self.factor, width // self.factor
-
-    @torch.no_grad()
-    def observe(self, lq: Image) -> LatentObservation:
-        """Enlarge the photo by bicubic interpolation, pad it and encode it."""
-        size, padded = self._sizes(lq)
-        image = resize(lq.to(self.device, torch.float32), *size).clamp(0, 1)
-        image = pad(image, (0, padded[1] - size[1], 0, padded[0] - size[0]), mode="replicate")
-        output = int(lq.shape[-2]) * self.scale, int(lq.shape[-1]) * self.scale
-        return LatentObservation(image, self.encode_image(image), size, output)
-
     @torch.no_grad()
     def condition(self, observation: LatentObservation) -> LatentCondition:
         """Add what the prompts of the drawing say."""
@@ -216,52 +166,13 @@ class LatentBackbone:
                 self._texts[prompt] = self.encode_text(prompt)
         return self._texts[prompt]
 
-    @torch.no_grad()
-    def encode_image(self, image: Enlarged) -> Latent:
-        """Return the posterior's mean of padded pixels in [0, 1], scaled as the network takes it, float32."""
-        pixels = (2 * image - 1).to(self.device, self.vae.dtype)
-
-        def encode(one: Tensor) -> Tensor:
-            return self.vae.encode(one[None]).latent_dist.mode()
-
-        mean = torch.cat([self._by_tiles(partial(encode, one)) for one in pixels]).float()
-        return (mean - (self.vae.config.shift_factor or 0.0)) * self.vae.config.scaling_factor
-
-    @torch.no_grad()
-    def decode_latent(self, x: Latent) -> Enlarged:
-        """Return the padded image of clean latents, in about [0, 1], float32."""
-        z = x.float() / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0.0)
-        z = z.to(self.device, self.vae.dtype)
-
-        def decode(one: Tensor) -> Tensor:
-            return self.vae.decode(one[None]).sample
-
-        return (torch.cat([self._by_tiles(partial(decode, one)) for one in z]).float() + 1) / 2
-
-    def _by_tiles(self, call: Callable[[], Tensor]) -> Tensor:
-        """Return what the VAE gives; where memory runs out, with its own tiles halved, and a notice."""
-        while True:
-            try:
-                return call()
-            except torch.OutOfMemoryError:
-                pass  # what the failed call held is given back before the next one
-            if self.vae.tile_sample_min_size < 2 * LEAST_SIDE * self.factor:
-                raise InputError(f"memory ran out in the VAE with the smallest tiles; {FREE_MEMORY}")
-            self.vae.tile_sample_min_size //= 2
-            self.vae.tile_latent_min_size //= 2
-            self._gave_way(f"the VAE's tiles were halved to {self.vae.tile_sample_min_size} px")
-
     def decode(self, x: Latent, condition: LatentCondition) -> Enlarged:
-        """Return restorations of `SCALE` times the photo's size, not clamped."""
-        return self._cut(self.decode_latent(x), condition)
+        """Return restorations of four times the photo's size, not clamped."""
+        return self.cut(self.decode_latent(x), condition.size, condition.output)
 
     def prior_image(self, condition: LatentCondition) -> Enlarged:
         """Return the enlarged photo, which all candidates vary around."""
-        return self._cut(condition.lq, condition).clamp(0, 1)
-
-    def _cut(self, image: Enlarged, condition: LatentCondition) -> Float[Tensor, "b 3 _ _"]:
-        height, width = condition.size
-        return resize(image[..., :height, :width], *condition.output)
+        return self.cut(condition.lq, condition.size, condition.output).clamp(0, 1)
 
     def spectral_view(self, residual: Latent) -> Latent:
         """Return the residual itself: the latent's grid is the image's own, reduced."""
@@ -356,11 +267,6 @@ class LatentBackbone:
         self._gave_way(
             f"tiles of {smaller * self.factor} px of the enlarged photo were used instead of {side * self.factor} px"
         )
-
-    def _gave_way(self, words: str) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        self.notices.append(f"memory ran out: {words}")
 
     def _sample(self, condition: LatentCondition, seeds: Sequence[int], on_call: OnCall) -> Latent:
         channels, height, width = condition.latent.shape[1:]
