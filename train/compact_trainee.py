@@ -74,9 +74,9 @@ class CompactModel:
 
 
 def head_file(backbone: BackboneConfig) -> Path:
-    """Return where the flow head's weights lie; raises ConfigError for a backbone that cannot be trained here."""
+    """Return where the flow head's weights lie; raises ConfigError for a backbone that has none."""
     if backbone.name != "compact":
-        raise ConfigError(f"preference training of {backbone.name} is not available; backbone.name must be compact")
+        raise ConfigError(f"{backbone.name} has no flow head: backbone.name must be compact for this")
     return HEAD_FILE if backbone.head is None else Path(backbone.head)
 
 
@@ -93,6 +93,8 @@ def load_policy(
         if policy_start is not None:
             raise ConfigError("lora.train must be lora where the policy starts from an adapter, got full")
         return FullPolicy(head)
+    if recipe.draw.sampler == "native":
+        raise ConfigError("draw.sampler native is of diffusers backbones; compact has euler and heun")
     start = None if recipe.backbone.adapter is None else Path(recipe.backbone.adapter)
     policy = HeadPolicy(
         head,

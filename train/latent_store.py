@@ -136,7 +136,7 @@ def _mirrored(image: Tensor, view: str) -> Tensor:
 
 
 def encode_fields(
-    backbone: LatentBackbone, lq: Image, fields: dict[str, Enlarged], *, flip: bool, kind: torch.dtype
+    backbone: LatentBackbone, lq: Image, fields: dict[str, Tensor], *, flip: bool, kind: torch.dtype
 ) -> dict[str, Tensor]:
     """Return the latents of images of a photo by name, and of their mirror images where `flip` is set."""
     tensors: dict[str, Tensor] = {}
@@ -152,7 +152,7 @@ def encode_fields(
 
 
 def _content(backbone: LatentBackbone, group: CandidateGroup, *, flip: bool, kind: torch.dtype) -> bytes:
-    fields = {"images": torch.cat([from_uint8(np.ascontiguousarray(one)) for one in group.images])}
+    fields: dict[str, Tensor] = {"images": torch.cat([from_uint8(np.ascontiguousarray(one)) for one in group.images])}
     if group.hq is not None:
         fields["hq"] = from_uint8(group.hq)
     tensors = encode_fields(backbone, from_uint8(group.lq), fields, flip=flip, kind=kind)

@@ -21,7 +21,7 @@ from train.policy import ADVERSARY, POLICY, TrainedTensors
 from train.preference_config import PreferRecipe
 from train.processes import Processes
 from train.steps import PARAMETRISATIONS, Parametrisation
-from train.trainees import ADAPTER, BRANCH, Place
+from train.trainees import ADAPTER, Place, trained_folder
 
 UNET_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2")
 """Layers of a UNet, or of its control branch, that a LoRA adapts unless the recipe names others."""
@@ -147,9 +147,18 @@ class LatentTrainee:
     """A latent backbone with the recipe's sets of weights."""
 
     def __init__(
-        self, recipe: PreferRecipe, processes: Processes, *, dtype: torch.dtype, policy_start: Path | None = None
+        self,
+        recipe: PreferRecipe,
+        processes: Processes,
+        *,
+        dtype: torch.dtype,
+        policy_start: Path | None = None,
+        role: str = POLICY,
     ) -> None:
-        """Load the backbone and its sets; raises WeightsError or ConfigError if something is missing or does not fit."""
+        """Load the backbone and its sets; `role` says whether the policy is to be trained or the adversary.
+
+        Raises WeightsError or ConfigError if something is missing or does not fit.
+        """
         check_weights(recipe.backbone)
         self.recipe, self._start = recipe, policy_start
         self.backbone = load_latent(recipe.backbone, dtype=dtype, device=str(processes.device))
@@ -158,24 +167,37 @@ class LatentTrainee:
         self.policy = make_policy(self.backbone, recipe, dtype)
         if policy_start is not None:
             self.policy.start_from(policy_start)
-        if OBJECTIVES[recipe.objective.name].adversarial:
-            assert recipe.adversary is not None
-            config = recipe.adversary
-            self.policy.add_adversary(rank=config.rank, alpha=config.alpha, start=Path(config.output) / ADAPTER)
+        config = recipe.adversary
+        if config is not None and (role == ADVERSARY or OBJECTIVES[recipe.objective.name].adversarial):
+            start = None if role == ADVERSARY else Path(config.output) / ADAPTER
+            self.policy.add_adversary(rank=config.rank, alpha=config.alpha, start=start)
         self.model = LatentModel(self.backbone, self.policy, dtype)
+        if processes.shards and recipe.sample_every:
+            raise ConfigError("sample_every must be 0 under FSDP: one process alone cannot draw with a shared base")
 
     def prepare(self, dataset: PreferenceDataset, processes: Processes) -> LatentStore:
         """Return the groups as latents; all processes compute what is missing, and none keeps an encoder."""
+        store = self.fill(dataset, processes)
+        self.release(processes)
+        return store
+
+    def fill(self, dataset: PreferenceDataset, processes: Processes) -> LatentStore:
+        """Return the groups as latents, computed where they are missing."""
         recipe, prompt = self.recipe, self.recipe.backbone.prompt
-        store = latent_store(
+        return latent_store(
             dataset, Path(recipe.cache), self.backbone, prompt=prompt, flip=recipe.flip, processes=processes
         )
-        sampling = recipe.sample_every > 0 and processes.is_main
+
+    def release(self, processes: Processes) -> None:
+        """Drop the encoders; where samples are drawn, the VAE and what the prompts say stay."""
+        sampling = self.recipe.sample_every > 0 and processes.is_main
         if sampling:
-            for text in (prompt, self.backbone.drawing.negative_prompt):
+            for text in (self.recipe.backbone.prompt, self.backbone.drawing.negative_prompt):
                 self.backbone.text(text or "")
         release_encoders(self.backbone, keep_vae=sampling)
-        return store
+        for network in networks_of(self.backbone):
+            if not all(parameter.requires_grad for parameter in network.parameters()):
+                processes.shard(network)
 
     def trained(self) -> TrainedTensors:
         """Return what the optimiser moves."""
@@ -201,4 +223,4 @@ class LatentTrainee:
 
     def result(self, output: Path) -> Path:
         """Return where the trained adapter or control branch lies."""
-        return output / (ADAPTER if self.recipe.lora.train == "lora" else BRANCH)
+        return output / trained_folder(self.recipe).name

@@ -30,7 +30,7 @@ def given_parts(config: BackboneConfig) -> dict[str, str | Path]:
 
 
 def located_parts(config: BackboneConfig) -> Mapping[str, Path]:
-    """Return where every part of the recipe's backbone lies; raises WeightsError with what is missing and how to get it."""
+    """Return where every part of the recipe's backbone lies; raises WeightsError with what is missing."""
     return locate(config.name, spec_of(config.name), given_parts(config))
 
 

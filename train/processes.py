@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs
+from accelerate.utils import DistributedType, InitProcessGroupKwargs
 from torch import Tensor, nn
 
 from sr_core.errors import ConfigError
+from train.sharding import shard_frozen
 
 TRACKERS = ("tensorboard", "trackio")
 PATIENCE = timedelta(hours=12)
@@ -34,6 +35,11 @@ class Processes:
             project_dir=None if folder is None else str(folder),
             kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
         )
+        if self._accelerator.distributed_type == DistributedType.DEEPSPEED:
+            raise ConfigError(
+                "the loop averages gradients itself and does not run under DeepSpeed; "
+                "to spread a large base over GPUs, launch with train/accelerate/fsdp.yaml"
+            )
 
     @property
     def count(self) -> int:
@@ -54,6 +60,23 @@ class Processes:
     def device(self) -> torch.device:
         """Return this process's device."""
         return torch.device(self._accelerator.device)
+
+    @property
+    def shards(self) -> bool:
+        """Return whether accelerate's configuration asks for FSDP."""
+        return self._accelerator.distributed_type == DistributedType.FSDP
+
+    def shard(self, module: nn.Module) -> None:
+        """Spread a network's frozen weights over the processes where accelerate's configuration asks for FSDP.
+
+        See `shard_frozen`. Raises ConfigError if the configuration asks for FSDP's first version.
+        """
+        if not self.shards:
+            return
+        plugin = self._accelerator.state.fsdp_plugin
+        if plugin.fsdp_version != 2:
+            raise ConfigError("FSDP must be version 2 (fsdp_config.fsdp_version), see train/accelerate/fsdp.yaml")
+        shard_frozen(module, plugin.transformer_cls_names_to_wrap or (), reshard=bool(plugin.reshard_after_forward))
 
     def share(self, total: int) -> slice:
         """Return this process's part of a batch; raises ConfigError if the parts would differ in size."""

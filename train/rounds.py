@@ -119,6 +119,7 @@ class _Series:
     def __init__(self, recipe: PreferRecipe, parts: Parts) -> None:
         if recipe.rounds is None or recipe.held_out is None:
             raise ConfigError("online rounds need the sections `rounds` and `held_out` in the recipe")
+        head_file(recipe.backbone)  # other backbones are not passed from round to round
         if recipe.lora.train != "lora":
             raise ConfigError("online rounds pass an adapter on: lora.train must be lora, got full")
         self.recipe, self.parts, self.rounds = recipe, parts, recipe.rounds

@@ -89,6 +89,12 @@ class Trainee(Protocol):
         """Return where that lies."""
 
 
+def trained_folder(recipe: PreferRecipe) -> Path:
+    """Return where a run of the recipe writes its adapter or control branch."""
+    is_branch = recipe.backbone.name != "compact" and recipe.lora.train == "full"
+    return Path(recipe.output) / (BRANCH if is_branch else ADAPTER)
+
+
 def check_backbone(recipe: PreferRecipe) -> None:
     """Raise ConfigError or WeightsError at once if the recipe's backbone cannot be trained here."""
     if recipe.backbone.name == "compact":

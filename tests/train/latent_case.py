@@ -32,13 +32,15 @@ def write_dataset(folder: Path) -> Path:
     for number in range(GROUPS):
         lq = rng.integers(40, 200, (SIDE, SIDE, 3)).astype(np.uint8)
         hq = np.kron(lq, np.ones((4, 4, 1), np.uint8))
-        images = [np.clip(hq + rng.normal(0, 10 + 10 * k, hq.shape), 0, 255).astype(np.uint8) for k in range(CANDIDATES)]
+        images = [
+            np.clip(hq + rng.normal(0, 10 + 10 * k, hq.shape), 0, 255).astype(np.uint8) for k in range(CANDIDATES)
+        ]
         raw = {name: [float(rng.uniform(0.1, 0.9)) for _ in images] for name in ("lpips", "niqe")}
         group = ScoredGroup(
             group_id=f"group-{number}",
             origin=Origin(
                 generator=GENERATOR, model_id="tiny", model_revision=None, adapter="sft", sampler="native",
-                schedule="linear", steps=2, guidance=1.0, color_fix="off", tile_cfg="{}", preset="bicubic", photo="a@0,0",
+                schedule="linear", steps=2, guidance=1.0, color_fix="off", tile_cfg="{}", preset="bicubic", photo="a",
             ),
             lq=lq, hq=hq, images=images, candidate_ids=list(range(CANDIDATES)), seeds=list(range(CANDIDATES)),
             sources=[None] * CANDIDATES, dtypes=["float32"] * CANDIDATES, raw=raw,
