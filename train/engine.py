@@ -220,7 +220,9 @@ def fit(
     """
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = make_optimizer(trained, optim)
-    average = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    # A run without averaging keeps no second copy: its average is the weights themselves.
+    is_averaged = optim.ema_rate < 1
+    average = {name: value.detach().clone() if is_averaged else value for name, value in model.state_dict().items()}
     first, elapsed, cpu = 0, 0.0, 0.0
     checkpoints = settings.output / "checkpoints"
     processes = settings.processes or Processes()
