@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from sr_core.alpha import Alpha, enlarge_alpha
-from sr_core.backbones import adapter_label, load_backbone, require_weights
+from sr_core.backbones import BACKBONES, adapter_label, load_backbone, require_weights
 from sr_core.backbones.backbone import LoadOptions
 from sr_core.errors import InputError
 from sr_core.estimate import estimate
@@ -52,6 +52,17 @@ def restorer_for(backbone: str, adapter: str, dtype: str, weights: LoadOptions =
     precision = resolve_dtype(dtype, device)
     of = load_backbone(backbone, dtype=precision, device=device, adapter=adapter, options=weights)
     return Restorer(of, precision)
+
+
+_in_memory: list[str] = []
+"""The large backbone that was loaded last."""
+
+
+def _make_room_for(backbone: str) -> None:
+    """Forget what was loaded before, if a large backbone is to be loaded that is another one."""
+    if BACKBONES[backbone].parts and _in_memory != [backbone]:
+        restorer_for.cache_clear()
+        _in_memory[:] = [backbone]
 
 
 @lru_cache(maxsize=2)
@@ -246,6 +257,7 @@ def upscale(
         raise InputError(f"{photo_path.name}: {plan.problem}")
     size = request.size or (photo.width, photo.height)
     target = None if reference is None else _reference_image(reference, size)
+    _make_room_for(job.backbone)
     extra = () if job.weights == _USUAL else (job.weights,)
     restorer = restorer_for(job.backbone, job.adapter, job.dtype, *extra)
     twin = None if job.compare_adapter is None else restorer_for(job.backbone, job.compare_adapter, job.dtype, *extra)
