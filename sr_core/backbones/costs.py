@@ -1,4 +1,4 @@
-"""What the large backbones cost in memory and arithmetic, counted from their networks and not measured on CUDA."""
+"""What the large backbones cost in memory and arithmetic, from their networks' sizes, not measured on CUDA."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -74,7 +74,8 @@ COSTS: dict[str, Cost] = {
         control_parameters=0.0, linear_flops=6.9e9, square_flops=1.8e5, states_per_call=1, **_FLUX,
     ),
 }  # fmt: skip
-"""By backbone; arithmetic and working set were counted at full size on the meta device (see assets/report/figures.md).
+"""By backbone. Stable Diffusion's were counted at full size on the meta device (assets/report/figures.md); SDXL's working
+set and all of FLUX's are derived from their configurations.
 
 `flux-lora` carries the photo's tokens along: twice the linear part, four times the attention.
 """
