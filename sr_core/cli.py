@@ -125,6 +125,7 @@ def upscale(
     lora: Annotated[Path | None, typer.Option(help="LoRA: safetensors file or folder.")] = None,
     offload: Annotated[str, typer.Option(help="none, model or sequential: what waits in main memory.")] = "none",
     quantize: Annotated[str, typer.Option(help="none, 8bit or 4bit: how the frozen base is stored.")] = "none",
+    attention: Annotated[str, typer.Option(help="whole, or sliced for devices without a fused kernel.")] = "whole",
     format: Annotated[str, typer.Option(help="png, webp, jpeg or tiff.")] = "png",
     bit_depth: Annotated[int, typer.Option(help="8, or 16 for png and tiff.")] = 8,
     dpi: Annotated[float | None, typer.Option(help="Print resolution; the photo's own if left out.")] = None,
@@ -154,6 +155,7 @@ def upscale(
             parts=tuple((name, str(path)) for name, path in given.items() if path is not None),
             offload=offload,
             quantize=quantize,
+            attention=attention,
         ),
         metric_set=metrics,
         fidelity_weight=fidelity,
@@ -282,6 +284,22 @@ def weights(
             for line in download_parts(name, spec):
                 typer.echo(line)
         typer.echo(describe_parts(name, spec))
+
+
+@app.command()
+def merge_loras(
+    out: Annotated[Path, typer.Argument(help="A .safetensors file as diffusers saves it, or a PEFT folder.")],
+    loras: Annotated[list[Path], typer.Argument(help="LoRA files or PEFT folders of one network.")],
+    weight: Annotated[list[float] | None, typer.Option(help="Factor of each LoRA; 1 if left out.")] = None,
+    component: Annotated[str, typer.Option(help="Network in its pipeline: transformer or unet.")] = "transformer",
+) -> None:
+    """Write one LoRA that equals the sum of several, such as the dual LoRA of ASASR; needs no base model."""
+    from sr_core.backbones.lora_files import read_lora, sum_loras, write_lora
+
+    if weight is not None and len(weight) != len(loras):
+        raise ConfigError(f"every LoRA must have a weight or none: got {len(loras)} LoRA and {len(weight)} weights")
+    total = sum_loras([read_lora(path, component=component) for path in loras], weight)
+    typer.echo(f"{write_lora(out, total, component=component)}: {len(total.down)} layers")
 
 
 @app.command()

@@ -36,6 +36,10 @@ def _adapter_paths(backbone: str) -> dict[str, Path]:
     for root in (weights_root() / backbone / "adapters", adapter_folder(backbone)):
         for file in _ADAPTER_FILES[: 1 if backbone == "compact" else None]:
             found |= {path.parent.name: path.parent for path in root.glob(f"*/{file}")}
+    variants = BACKBONES[backbone].variants if backbone in BACKBONES else ()
+    for part in find_parts(backbone, BACKBONES[backbone], {}) if variants else ():
+        inside = {name: part.path / folder for name, folder in variants if part.path is not None}
+        found = {name: folder for name, folder in inside.items() if folder.is_dir()} | found
     return found
 
 

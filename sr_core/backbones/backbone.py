@@ -55,15 +55,19 @@ class LoadOptions:
     """`none`, `model` or `sequential`: what of the network waits in main memory."""
     quantize: str = "none"
     """`none`, `8bit` or `4bit`: how the frozen base is stored."""
+    attention: str = "whole"
+    """`whole`, or `sliced`: one head at a time, for devices without a fused kernel."""
 
     def __post_init__(self) -> None:
-        for value, known in ((self.offload, OFFLOADS), (self.quantize, QUANTIZATIONS)):
+        choices = ((self.offload, OFFLOADS), (self.quantize, QUANTIZATIONS), (self.attention, ATTENTIONS))
+        for value, known in choices:
             if value not in known:
                 raise ConfigError(f"must be one of {', '.join(known)}, got {value!r}")
 
 
 OFFLOADS = ("none", "model", "sequential")
 QUANTIZATIONS = ("none", "8bit", "4bit")
+ATTENTIONS = ("whole", "sliced")
 
 
 @runtime_checkable
@@ -150,6 +154,6 @@ class BackboneSpec:
     parts: tuple[Part, ...] = ()
     one_of: tuple[str, ...] = ()
     """Names of optional parts of which at least one must be there."""
-    variants: tuple[str, ...] = ()
-    """Names of trained variants that a release gives, beside the adapters that are installed."""
+    variants: tuple[tuple[str, str], ...] = ()
+    """Trained variants that come inside a part, beside the adapters that are installed: (name, folder in the part)."""
     scale: int = 4

@@ -25,7 +25,7 @@ from sr_core.backbones.flux_conditioned import ConditionedFlux, condition_flux
 from sr_core.backbones.latent import LatentBackbone, LatentCondition, Text, matched
 from sr_core.backbones.loading import fill_network, load_network, read_tensors
 from sr_core.backbones.lora_files import PEFT_FILES, read_lora, sum_loras, write_lora
-from sr_core.backbones.memory import check_memory_options, place, quantization
+from sr_core.backbones.memory import check_memory_options, place, quantization, slice_attention
 from sr_core.errors import WeightsError
 from sr_core.flow import interpolate
 from sr_core.tensors import Latent, PerSample, Sigma
@@ -229,15 +229,22 @@ def load_flux(
         backbone, beside = ControlledFlux(pipeline=pipeline, controlnet=controlnet, **settings), [controlnet]
     else:
         condition_flux(pipeline.transformer)
-        sets = {SFT_SET: parts["lora"]} | ({} if adapter is None else {POLICY_SET: adapter})
+        sets = {SFT_SET: _inside(parts["lora"])} | ({} if adapter is None else {POLICY_SET: adapter})
         for label, path in sets.items():
             load_lora(pipeline.transformer, label, read_lora(path, component="transformer", convert=_renamed))
         use_loras(pipeline.transformer, tuple(sets))
         backbone, beside = StreamedFlux(pipeline=pipeline, **settings), []
     in_turn = [pipeline.text_encoder, pipeline.text_encoder_2, pipeline.transformer, pipeline.vae]
+    if options.attention == "sliced":
+        slice_attention(pipeline.transformer, *beside)
     place(in_turn, options, device, beside=beside)
     backbone.tagger = parts.get("tagger")
     return backbone
+
+
+def _inside(path: Path) -> Path:
+    """Return where the SFT LoRA lies in ASASR's repository, which holds the policy too."""
+    return path / "sr_lora" if (path / "sr_lora").is_dir() else path
 
 
 def _load_branch(

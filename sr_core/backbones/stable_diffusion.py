@@ -13,7 +13,7 @@ from sr_core.backbones.drawing import Drawing
 from sr_core.backbones.latent import LatentBackbone, LatentCondition, Text, matched
 from sr_core.backbones.loading import fill_network, load_network, read_tensors
 from sr_core.backbones.lora_files import read_lora
-from sr_core.backbones.memory import check_memory_options, is_quantized, place, quantization
+from sr_core.backbones.memory import check_memory_options, is_quantized, place, quantization, slice_attention
 from sr_core.errors import ConfigError, WeightsError
 from sr_core.tensors import Latent, PerSample
 
@@ -140,6 +140,8 @@ def load_stable_diffusion(
         config = DDPMScheduler.load_config(str(base / "scheduler"), local_files_only=True)
     except (OSError, ValueError) as error:
         raise WeightsError(f"{base} must hold its tokenizers and its scheduler: {error}") from error
+    if options.attention == "sliced":
+        slice_attention(unet, *([] if controlnet is None else [controlnet]))
     place([*encoders, unet, vae], options, device, beside=[] if controlnet is None else [controlnet])
     num_parallel = 4 if torch.device(device).type == "cuda" and options.offload == "none" else 1
     return StableDiffusion(

@@ -93,6 +93,12 @@ _FLUX_BASE = Part(
            "transformer/*.safetensors", "vae/*.safetensors", "text_encoder*/*.safetensors"),
     needs=("transformer/config.json",),
 )  # fmt: skip
+_ASASR_LORA = Part(
+    name="lora", what="ASASR's LoRA for super-resolution, with its AS-DPO policy", hub="wafer-bob/ASASR",
+    num_bytes=1_044_000_000, licence="CC-BY-NC-4.0", files=("sr_lora/*", "dpo_lora/*"),
+    needs=("sr_lora/pytorch_lora_weights_v2.safetensors", *_LORA_FILES),
+    note="a LoRA of your own takes its place as pytorch_lora_weights.safetensors or as a PEFT folder",
+)  # fmt: skip
 _DP2O_NOTE = "its authors are at github.com/cswry/DP2O-SR"
 _OWN_NOTE = "train it here, or take one for super-resolution"
 
@@ -166,10 +172,10 @@ BACKBONES: dict[str, BackboneSpec] = {
         samplers=ALL_SAMPLERS,
         parts=(
             _FLUX_BASE,
-            _lora("ASASR's super-resolution LoRA", 885_000_000, "of its authors",
-                  note="its authors are at github.com/wafer-bob/ASASR"),
+            _ASASR_LORA,
             TAGGER,
         ),
+        variants=(("as_dpo", "dpo_lora"),),
     ),
 }  # fmt: skip
 """Every backbone that can be chosen, by the name that recipes, the page and the command line use."""

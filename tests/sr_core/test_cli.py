@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from spandrel.architectures.Compact import Compact
 from typer.testing import CliRunner
 
+from sr_core.backbones.lora_files import LoraSet, read_lora, write_lora
 from sr_core.cli import app, main, parse_size, reference_for, run_folders
 from sr_core.errors import ConfigError, InputError
 from sr_core.images import read_image, read_size, write_image
@@ -251,3 +252,20 @@ def test_outputs_of_other_tools_join_a_run_from_files_folders_and_zips(tmp_path:
         assert refused.returncode == 2
         assert words in errors_of(refused)[0]
     assert Run.open(run.folder) == joined
+
+
+def test_loras_are_merged_into_one_file_without_a_base(tmp_path: Path) -> None:
+    parts = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        lora = LoraSet({"a": torch.randn(2, 5)}, {"a": torch.randn(7, 2)}, {"a": 3.0})
+        parts.append(write_lora(tmp_path / f"part{seed}", lora, component="transformer"))
+    out = tmp_path / "out" / "lora.safetensors"
+    words = ["merge-loras", str(out), *map(str, parts), "--weight", "1", "--weight", "0.5"]
+    assert CliRunner().invoke(app, words).exit_code == 0
+    lone = CliRunner().invoke(app, words[:-2])
+    assert isinstance(lone.exception, ConfigError)
+    one, other = (read_lora(path, component="transformer") for path in parts)
+    total = read_lora(out, component="transformer")
+    wanted = one.scale("a") * one.up["a"] @ one.down["a"] + 0.5 * other.scale("a") * other.up["a"] @ other.down["a"]
+    torch.testing.assert_close(total.scale("a") * total.up["a"] @ total.down["a"], wanted)

@@ -1,5 +1,6 @@
 import copy
 import math
+import re
 import socket
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,11 +12,12 @@ import torch
 from diffusers import FluxControlNetModel, FluxControlNetPipeline, FluxTransformer2DModel
 from safetensors.torch import load_file, save_file
 
-from sr_core.backbones import load_backbone
+from sr_core.backbones import available_adapters, load_backbone
 from sr_core.backbones.adapters import active_loras, use_loras
 from sr_core.backbones.backbone import LoadOptions
 from sr_core.backbones.configurations import FLUX_TRANSFORMER
 from sr_core.backbones.flux import (
+    LORA_TARGETS,
     ControlledFlux,
     FluxBackbone,
     StreamedFlux,
@@ -282,6 +284,29 @@ def test_the_full_size_branch_has_the_first_four_double_blocks_and_no_single_one
     assert sum(math.prod(shape) for shape in base.values()) == pytest.approx(11.90e9, rel=0.001)
 
 
+@pytest.mark.parametrize(("rank", "mebibytes"), [(16, 111), (128, 885)])
+def test_the_listed_layers_make_files_as_large_as_asasrs(rank: int, mebibytes: int) -> None:
+    with torch.device("meta"):
+        transformer = FluxTransformer2DModel(**FLUX_TRANSFORMER)
+    layers = [m for name, m in transformer.named_modules() if re.fullmatch(LORA_TARGETS, name)]
+    values = sum(rank * (layer.in_features + layer.out_features) for layer in layers)
+    assert round(2 * values / 2**20) == pytest.approx(mebibytes, abs=1)
+
+
+def test_asasrs_repository_gives_both_loras(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "flux-lora" / "lora" / "sr_lora").mkdir(parents=True)
+    (tmp_path / "flux-lora" / "base").symlink_to(folder / "base")
+    release = tmp_path / "flux-lora" / "lora"
+    (release / "sr_lora" / "pytorch_lora_weights_v2.safetensors").symlink_to(folder / "lora" / SINGLE_FILE)
+    monkeypatch.setenv("SR_WEIGHTS", str(tmp_path))
+    assert available_adapters("flux-lora") == ("sft",)
+    (release / "dpo_lora").symlink_to(folder / "policy")
+    assert available_adapters("flux-lora") == ("sft", "as_dpo")
+    backbone = load_backbone("flux-lora", dtype=torch.float32, adapter="as_dpo")(torch.float32)
+    assert isinstance(backbone, StreamedFlux)
+    assert active_loras(backbone.transformer) == ("sft", "policy")
+
+
 def test_a_release_at_full_size_fits_key_by_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     release = dict(empty_controlnet(FLUX_TRANSFORMER).state_dict())
     monkeypatch.setattr("sr_core.backbones.flux.read_tensors", lambda path, names: release)  # noqa: ARG005
@@ -395,10 +420,12 @@ def test_half_precision_draws_a_finite_picture(folder: Path, photo: torch.Tensor
     assert bool(image.isfinite().all())
 
 
-@pytest.mark.parametrize("options", [LoadOptions(quantize="4bit"), LoadOptions(offload="model")])
+@pytest.mark.parametrize(
+    "options", [LoadOptions(quantize="4bit"), LoadOptions(offload="model"), LoadOptions(attention="sliced")]
+)
 def test_what_this_machine_cannot_do_is_refused_and_not_done_otherwise(folder: Path, options: LoadOptions) -> None:
     parts = {name: folder / name for name in ("base", "controlnet")}
-    with pytest.raises(ConfigError, match=r"4bit weights need a CUDA device|spares the memory of an accelerator"):
+    with pytest.raises(ConfigError, match=r"need a CUDA device|spares the memory|attention must be whole"):
         load_backbone("c-flux", dtype=torch.float32, parts=parts, options=options)
 
 

@@ -104,6 +104,11 @@ def test_attention_in_slices_predicts_the_same() -> None:
         torch.testing.assert_close(sliced(*inputs).sample, unet(*inputs).sample, atol=1e-5, rtol=1e-5)
 
 
+def test_a_word_that_is_no_choice_is_refused() -> None:
+    with pytest.raises(ConfigError, match="one of whole, sliced, got 'thin'"):
+        LoadOptions(attention="thin")
+
+
 def test_a_class_without_slices_says_so(transformer: FluxTransformer2DModel) -> None:
     with pytest.raises(ConfigError, match="must be whole for FluxTransformer2DModel"):
         slice_attention(transformer)
