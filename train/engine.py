@@ -191,7 +191,8 @@ def accumulate(output: StepOutput | Iterator[StepOutput]) -> StepOutput:
     before the next is made, so that one at a time takes memory.
     """
     parts: Iterable[StepOutput] = (output,) if isinstance(output, StepOutput) else output
-    loss, metrics = None, {}
+    loss: Tensor | None = None
+    metrics: dict[str, Tensor] = {}
     for part in parts:
         torch.autograd.backward(part.loss)
         loss = part.loss.detach() if loss is None else loss + part.loss.detach()

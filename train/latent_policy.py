@@ -79,12 +79,12 @@ def _add_trainable(module: nn.Module, name: str, *, rank: int, alpha: float, tar
     add_lora(module, name, rank=rank, alpha=alpha, targets=targets, seed=seed)
     for parameter in lora_parameters(module, name).values():
         parameter.data = parameter.data.float()
+    kinds = {parameter.dtype for parameter in module.parameters() if not parameter.requires_grad}
+    layer: Any
     for layer in module.modules():
-        # Autocast chooses the precision of each product; PEFT's own cast would double the activations first.
+        # Under autocast each product has its precision; PEFT's own cast would double the activations before it.
         if hasattr(layer, "cast_input_dtype_enabled"):
-            layer.cast_input_dtype_enabled = not torch.is_floating_point(next(layer.parameters())) or (
-                next(layer.parameters()).dtype == torch.float32
-            )
+            layer.cast_input_dtype_enabled = torch.bfloat16 not in kinds
 
 
 def _load_into(module: nn.Module, name: str, folder: Path, component: str) -> None:

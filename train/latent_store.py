@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -171,13 +172,15 @@ def latent_store(
     for another dataset, backbone, VAE, prompt or precision.
     """
     dtype = str(backbone.dtype).removeprefix("torch.")
-    key = {
+    key: dict[str, Any] = {
         "dataset": dataset.digest, "dtype": dtype, "backbone": backbone.name, "vae": fingerprint(backbone.vae),
         "prompt": prompt, "flip": flip,
     }  # fmt: skip
     marker, store = folder / MARKER, LatentStore(folder, tuple(dataset.group_ids), cell=backbone.cell)
     found = json.loads(marker.read_text(encoding="utf-8")) if marker.is_file() else None
     processes.wait()
+    if found is not None and found.get("flip") and not flip:
+        key["flip"] = flip = True  # what holds mirror images too serves a run without
     if found is not None and {name: found.get(name) for name in key} != key:
         raise ConfigError(f"{folder} was made for {found}, this run needs {key}; name another cache")
     if found is not None and found.get("finished"):

@@ -1,6 +1,8 @@
 """The optimisers of the loop: AdamW, and AdamW with an 8-bit state where memory is short."""
 
 from collections.abc import Mapping, Sequence
+from importlib import import_module
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +22,7 @@ def make_optimizer(parameters: Sequence[nn.Parameter], optim: OptimConfig) -> to
     if optim.optimizer == "adamw":
         return torch.optim.AdamW(parameters, lr=optim.learning_rate, betas=BETAS, weight_decay=optim.weight_decay)
     try:
-        from bitsandbytes.optim import AdamW8bit
+        optimizers: Any = import_module("bitsandbytes.optim")
     except (ImportError, OSError, RuntimeError) as error:
         raise ConfigError(
             f"optim.optimizer adamw_8bit needs bitsandbytes, which does not load here ({error}); "
@@ -32,7 +34,7 @@ def make_optimizer(parameters: Sequence[nn.Parameter], optim: OptimConfig) -> to
             f"optim.optimizer adamw_8bit runs on cuda and cpu, the weights are on {', '.join(sorted(kinds))}; "
             "set optim.optimizer=adamw"
         )
-    found: torch.optim.Optimizer = AdamW8bit(
+    found: torch.optim.Optimizer = optimizers.AdamW8bit(
         list(parameters), lr=optim.learning_rate, betas=BETAS, weight_decay=optim.weight_decay
     )
     return found
@@ -45,7 +47,8 @@ def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Return an optimiser's state as named tensors, in the order of its parameters."""
     return {
-        f"{index}.{name}": torch.as_tensor(value)
+        # The 8-bit optimiser's parameters share their code books, which a file of tensors cannot.
+        f"{index}.{name}": torch.as_tensor(value).clone() if name.startswith("qmap") else torch.as_tensor(value)
         for index, parameter in enumerate(_parameters(optimizer))
         for name, value in optimizer.state[parameter].items()
     }
@@ -64,8 +67,8 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
     if isinstance(optimizer, torch.optim.AdamW):
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
         return
-    for index, entry in state.items():
+    for place, entry in state.items():
         # The 8-bit optimiser counts its steps in a plain number and keeps its code books where its weights are.
-        device = parameters[index].device
+        device = parameters[place].device
         own = {name: int(value) if name == "step" else value.to(device) for name, value in entry.items()}
-        optimizer.state[parameters[index]].update(own)
+        optimizer.state[parameters[place]].update(own)
