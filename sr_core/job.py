@@ -65,6 +65,7 @@ class Job:
             for name, value in vars(self.drawing).items():
                 if name in vars(self):
                     object.__setattr__(self, name, value)
+        self._draw(None)
 
     @property
     def drawing(self) -> Drawing:

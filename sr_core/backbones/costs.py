@@ -74,8 +74,9 @@ COSTS: dict[str, Cost] = {
         control_parameters=0.0, linear_flops=6.9e9, square_flops=1.8e5, states_per_call=1, **_FLUX,
     ),
 }  # fmt: skip
-"""By backbone. Stable Diffusion's were counted at full size on the meta device (assets/report/figures.md); SDXL's working
-set and all of FLUX's are derived from their configurations.
+"""By backbone. Stable Diffusion's were counted at full size on the meta device (assets/report/figures.md).
+
+SDXL's working set and all of FLUX's are derived from their configurations.
 
 `flux-lora` carries the photo's tokens along: twice the linear part, four times the attention.
 """
