@@ -39,6 +39,8 @@ class Cost:
     """Largest working set per latent pixel of a window, with attention that keeps no matrix."""
     states_per_call: int
     """2 with classifier-free guidance."""
+    quantizes_text: bool = False
+    """Whether the text encoder is stored like the base; FLUX's is large."""
     least_side: int = 128
     """Pixels of the photo to which smaller ones are enlarged first."""
 
@@ -50,7 +52,7 @@ class Cost:
         """Return what the weights take on the device while the network runs."""
         width = BYTES_PER_PARAMETER[options.quantize] * (bytes_per_value / 2 if options.quantize == "none" else 1)
         network = self.parameters * width + self.control_parameters * bytes_per_value
-        text = self.text_parameters * bytes_per_value
+        text = self.text_parameters * (width if self.quantizes_text else bytes_per_value)
         if options.offload != "none":
             # Parts take turns: the larger one counts.
             return max(network, text) * OFFLOADED[options.offload] + VAE_BYTES
@@ -58,7 +60,12 @@ class Cost:
 
 
 _SD: dict[str, Any] = {"linear_flops": 2.24e8, "square_flops": 1.01e4, "activation_bytes": 21e3}
-_FLUX: dict[str, Any] = {"parameters": 11.9e9, "text_parameters": 4.88e9, "activation_bytes": 25e3}
+_FLUX: dict[str, Any] = {
+    "parameters": 11.9e9,
+    "text_parameters": 4.88e9,
+    "activation_bytes": 25e3,
+    "quantizes_text": True,
+}
 
 COSTS: dict[str, Cost] = {
     "c-sd2": Cost(parameters=866e6, control_parameters=364e6, text_parameters=340e6, states_per_call=2, **_SD),
