@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from sr_core.backbones.drawing import MAX_GUIDANCE
 from sr_core.errors import ConfigError, InputError
 from sr_core.exif import GPS_IFD, parse_exif
 from sr_core.images import write_image
@@ -276,6 +277,10 @@ def _is_size(value: object) -> bool:
     return isinstance(value, list) and len(value) == 2 and all(map(_is_count, value))
 
 
+def _is_weight(value: object) -> bool:
+    return isinstance(value, float | int) and not isinstance(value, bool) and 0 <= value <= MAX_GUIDANCE
+
+
 def _is_share(value: object) -> bool:
     return isinstance(value, float | int) and not isinstance(value, bool) and 0 <= value <= 1
 
@@ -295,6 +300,15 @@ _VALUES: dict[str, Callable[[Any], bool]] = {
     "steps": _is_count,
     "sampler": _is_words,
     "schedule": _or_nothing(_is_words),
+    "tile": _or_nothing(_is_count),
+    "guidance": _or_nothing(_is_weight),
+    "prompt": _or_nothing(_is_words),
+    "negative_prompt": _or_nothing(_is_words),
+    "start": _or_nothing(_is_words),
+    "strength": _or_nothing(_is_share),
+    "parts": _or_nothing(_is_entry),
+    "offload": _or_nothing(_is_words),
+    "quantize": _or_nothing(_is_words),
     "noise": _or_nothing(lambda value: _is_words(value) or _is_entry(value)),
     "color": _is_words,
     "metric_set": lambda value: value in METRIC_SETS,

@@ -99,21 +99,33 @@ def upscale(
     out: Annotated[Path, typer.Option(help="Folder; each photo gets one of its own in it.")],
     num_candidates: Annotated[int, typer.Option(help="Restorations per photo, 1 to 16.")] = 8,
     seed: Annotated[int, typer.Option(help="Seed of the first candidate; candidate k has seed + k.")] = 0,
-    steps: Annotated[int, typer.Option(help="Sampling steps.")] = 4,
+    steps: Annotated[int | None, typer.Option(help="Sampling steps; the backbone's own if left out.")] = None,
     scale: Annotated[float, typer.Option(help="Output factor, 1 to 8.")] = 4.0,
     size: Annotated[str | None, typer.Option(help="Exact output size WxH instead of a factor.")] = None,
     reference: Annotated[Path | None, typer.Option(help="Ground truth: a file, or a folder of same names.")] = None,
     metrics: Annotated[str, typer.Option(help="Metric set: offline, standard, paper, train_offline.")] = "offline",
     fidelity: Annotated[float, typer.Option(help="0 vivid to 1 faithful.")] = 0.5,
-    backbone: Annotated[str, typer.Option(help="Restoration model.")] = "compact",
+    backbone: Annotated[str, typer.Option(help="Restoration model; `sr weights` lists them.")] = "compact",
     adapter: Annotated[
         str, typer.Option(help="Trained variant of the model: sft, hpo (DP2O), sobolev_dpo, as_dpo, if installed.")
     ] = "sft",
     compare_with: Annotated[
         str | None, typer.Option(help="Draw every seed with this adapter too, as NAME_seedK_ADAPTER.png.")
     ] = None,
-    sampler: Annotated[str, typer.Option(help="euler or heun.")] = "euler",
-    color: Annotated[str, typer.Option(help="Colour transfer from the photo: off, adain, wavelet.")] = "off",
+    sampler: Annotated[str | None, typer.Option(help="euler or heun; native is a large backbone's own.")] = None,
+    color: Annotated[str | None, typer.Option(help="Colour transfer from the photo: off, adain, wavelet.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Weight of the prompt; 1 is the plain network.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="What the photo shows; auto asks the tagger.")] = None,
+    negative_prompt: Annotated[str | None, typer.Option(help="What to keep away from.")] = None,
+    start: Annotated[str | None, typer.Option(help="noise, or lq: the enlarged photo with noise.")] = None,
+    strength: Annotated[float | None, typer.Option(help="Share of the way from noise that is drawn; with lq.")] = None,
+    tile: Annotated[int | None, typer.Option(help="Largest side of a tile in pixels of the photo.")] = None,
+    base: Annotated[Path | None, typer.Option(help="Folder of the base model, as diffusers saves it.")] = None,
+    controlnet: Annotated[Path | None, typer.Option(help="ControlNet: safetensors file or folder.")] = None,
+    lora: Annotated[Path | None, typer.Option(help="LoRA: safetensors file or folder.")] = None,
+    offload: Annotated[str, typer.Option(help="none, model or sequential: what waits in main memory.")] = "none",
+    quantize: Annotated[str, typer.Option(help="none, 8bit or 4bit: how the frozen base is stored.")] = "none",
+    attention: Annotated[str, typer.Option(help="whole, or sliced for devices without a fused kernel.")] = "whole",
     format: Annotated[str, typer.Option(help="png, webp, jpeg or tiff.")] = "png",
     bit_depth: Annotated[int, typer.Option(help="8, or 16 for png and tiff.")] = 8,
     dpi: Annotated[float | None, typer.Option(help="Print resolution; the photo's own if left out.")] = None,
@@ -121,8 +133,10 @@ def upscale(
     dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
 ) -> None:
     """Restore photographs: several candidates each, scored and ranked, with a run.json beside them."""
+    from sr_core.backbones.backbone import LoadOptions
     from sr_core.job import Job
 
+    given = {"base": base, "controlnet": controlnet, "lora": lora}
     job = Job(
         num_candidates=num_candidates,
         seed=seed,
@@ -131,6 +145,18 @@ def upscale(
         scale=scale,
         size=parse_size(size),
         color=color,
+        guidance=guidance,
+        prompt=prompt,
+        negative_prompt=negative_prompt,
+        start=start,
+        strength=strength,
+        tile=tile,
+        weights=LoadOptions(
+            parts=tuple((name, str(path)) for name, path in given.items() if path is not None),
+            offload=offload,
+            quantize=quantize,
+            attention=attention,
+        ),
         metric_set=metrics,
         fidelity_weight=fidelity,
         backbone=backbone,
@@ -238,6 +264,42 @@ def bench(
         _write_json(figures, json_file)
     if json_file != "-":
         typer.echo(describe(figures))
+
+
+@app.command()
+def weights(
+    backbone: Annotated[str | None, typer.Argument(help="One backbone; all if left out.")] = None,
+    download: Annotated[bool, typer.Option("--download", help="Fetch what the hub has of the missing parts.")] = False,
+) -> None:
+    """Say which weights of the large backbones are here, which are missing, and how to get them."""
+    from sr_core.backbones import BACKBONES, spec_of
+    from sr_core.backbones.weights import describe_parts, download_parts
+
+    if download and backbone is None:
+        raise ConfigError("name the backbone whose weights to fetch, such as: sr weights c-sd2 --download")
+    names = [name for name, spec in BACKBONES.items() if spec.parts] if backbone is None else [backbone]
+    for name in names:
+        spec = spec_of(name)
+        if download:
+            for line in download_parts(name, spec):
+                typer.echo(line)
+        typer.echo(describe_parts(name, spec))
+
+
+@app.command()
+def merge_loras(
+    out: Annotated[Path, typer.Argument(help="A .safetensors file as diffusers saves it, or a PEFT folder.")],
+    loras: Annotated[list[Path], typer.Argument(help="LoRA files or PEFT folders of one network.")],
+    weight: Annotated[list[float] | None, typer.Option(help="Factor of each LoRA; 1 if left out.")] = None,
+    component: Annotated[str, typer.Option(help="Network in its pipeline: transformer or unet.")] = "transformer",
+) -> None:
+    """Write one LoRA that equals the sum of several, such as the dual LoRA of ASASR; needs no base model."""
+    from sr_core.backbones.lora_files import read_lora, sum_loras, write_lora
+
+    if weight is not None and len(weight) != len(loras):
+        raise ConfigError(f"every LoRA must have a weight or none: got {len(loras)} LoRA and {len(weight)} weights")
+    total = sum_loras([read_lora(path, component=component) for path in loras], weight)
+    typer.echo(f"{write_lora(out, total, component=component)}: {len(total.down)} layers")
 
 
 @app.command()

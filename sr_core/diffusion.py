@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from sr_core.flow import column
@@ -31,6 +33,32 @@ def diffuse(clean: Latent, noise: Latent, alpha: PerSample, sigma: PerSample) ->
 def preserving_alpha(sigma: PerSample) -> PerSample:
     """Return the alpha that keeps the variance: sqrt(1 - sigma^2)."""
     return (1 - sigma.square()).clamp_min(0).sqrt()
+
+
+def preserving_level(sigma: PerSample) -> PerSample:
+    """Return the noise level of the variance-preserving path whose state is a multiple of the flow's at `sigma`.
+
+    x / sqrt((1 - sigma)^2 + sigma^2) = sqrt(1 - level^2) clean + level noise
+    """
+    return sigma / ((1 - sigma).square() + sigma.square()).sqrt()
+
+
+def flow_level(level: PerSample) -> PerSample:
+    """Return the flow's sigma at a variance-preserving noise level; inverts `preserving_level`."""
+    return level / (preserving_alpha(level) + level)
+
+
+def timestep_of_level(level: PerSample, alphas_cumprod: Float[Tensor, " t"]) -> PerSample:
+    """Return the fractional step of a diffusion schedule at a noise level, interpolated in log signal-to-noise.
+
+    `alphas_cumprod` holds alpha^2 of each whole step. Levels outside the schedule give its first or last step.
+    """
+    power = alphas_cumprod.to(level.device, torch.float64).clamp(1e-12, 1 - 1e-12)
+    table, wanted = ((1 - power) / power).log(), level.double().square().clamp(1e-12, 1 - 1e-12)
+    place = (wanted / (1 - wanted)).log()
+    index = torch.searchsorted(table, place).clamp(1, len(table) - 1)
+    share = (place - table[index - 1]) / (table[index] - table[index - 1])
+    return (index - 1 + share.clamp(0, 1)).to(level.dtype)
 
 
 def _nonzero(coefficient: PerSample, name: str) -> Tensor:

@@ -4,9 +4,21 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
+from sr_core.backbones.costs import (
+    COSTS,
+    CPU_FLOPS,
+    CUDA_CANDIDATES,
+    CUDA_FLOPS,
+    VAE_FLOPS_PER_PIXEL,
+    VAE_TILE_BYTES,
+    Cost,
+)
 from sr_core.errors import SRError
 from sr_core.job import Job
 from sr_core.limits import MIN_SIDE
+from sr_core.precision import resolve_dtype
 from sr_core.tiling import plan_tiles
 
 PRIOR_S_PER_PIXEL = 5.5e-5
@@ -21,6 +33,9 @@ TILE_BYTES_PER_PIXEL = 24_000
 """Largest working set of the prior per LQ pixel of one tile."""
 CANVAS_BYTES_PER_PIXEL = 24
 """Canvas, finished pixels and file per pixel at the prior's scale."""
+
+PIXELS_PER_LATENT = 4
+"""Pixels of the photo per latent pixel of a large backbone: enlarged by 4 a side, then reduced by 8."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +93,69 @@ def needed_memory(width: int, height: int, size: tuple[int, int]) -> int:
     return BASE_BYTES + tile_pixels * TILE_BYTES_PER_PIXEL + canvas * CANVAS_BYTES_PER_PIXEL
 
 
+def _needed(width: int, height: int, size: tuple[int, int], job: Job) -> int:
+    """Return the peak bytes of a job."""
+    cost = COSTS.get(job.backbone)
+    if cost is None:
+        return needed_memory(width, height, size)
+    pixels = window_pixels(*_processed(width, height, cost), job.drawing.tile)
+    states = cost.states_per_call * _candidates_per_call(job)
+    working = max(pixels * cost.activation_bytes * states, VAE_TILE_BYTES)
+    canvas = max(width * height * 16, size[0] * size[1]) * CANVAS_BYTES_PER_PIXEL
+    return int(cost.weight_bytes(job.weights, _bytes_per_value(job)) + working + canvas)
+
+
+def window_pixels(width: int, height: int, tile: int) -> int:
+    """Return the latent pixels of the largest window of a photo, for a tile in its pixels."""
+    return min(tile, width) * min(tile, height) // PIXELS_PER_LATENT
+
+
+def _processed(width: int, height: int, cost: Cost) -> tuple[int, int]:
+    """Return the size of the photo that a network sees: small ones are enlarged to its own size."""
+    growth = max(1.0, cost.least_side / min(width, height))
+    return round(width * growth), round(height * growth)
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _candidates_per_call(job: Job) -> int:
+    return CUDA_CANDIDATES if _device() == "cuda" and job.weights.offload == "none" else 1
+
+
+def _bytes_per_value(job: Job) -> int:
+    return resolve_dtype(job.dtype, _device()).itemsize
+
+
+def _large_seconds(width: int, height: int, job: Job, cost: Cost) -> tuple[float, int]:
+    """Return the seconds of drawing one candidate, and into how many windows the photo is split."""
+    drawing = job.drawing
+    tile, (width, height) = drawing.tile, _processed(width, height, cost)
+    side_x, side_y = (max(1, -(-(side - tile // 4) // (tile - tile // 4))) for side in (width, height))
+    steps = drawing.num_steps * (drawing.strength or 1.0) if drawing.sampler == "native" else drawing.num_steps
+    calls = (2 * steps - 1 if drawing.sampler == "heun" else steps) * side_x * side_y
+    flops = calls * cost.flops(window_pixels(width, height, tile)) + 16 * width * height * VAE_FLOPS_PER_PIXEL
+    return flops / (CUDA_FLOPS if _device() == "cuda" else CPU_FLOPS), side_x * side_y
+
+
+def usable_memory(job: Job) -> int:
+    """Return the bytes that a job may take; for a large backbone the GPU's, and what this process holds already."""
+    if job.backbone not in COSTS:
+        return free_memory()
+    if torch.cuda.is_available():
+        return int(torch.cuda.mem_get_info()[0]) + int(torch.cuda.memory_reserved())
+    return free_memory() + _own_memory()
+
+
+def _own_memory(root: Path = Path("/")) -> int:
+    """Return the bytes that this process has in memory; 0 where the system does not say."""
+    file = root / "proc/self/status"
+    if not file.is_file():
+        return 0
+    return 1024 * _named_values(file).get("VmRSS", 0)
+
+
 def _nearest_that_fits(width: int, height: int, job: Job, memory: int) -> str:
     """Say which photo of the same shape could be restored in `memory` bytes."""
     for percent in range(99, 0, -1):
@@ -89,8 +167,10 @@ def _nearest_that_fits(width: int, height: int, job: Job, memory: int) -> str:
         except SRError:
             continue
         assert size is not None
-        if needed_memory(*smaller, size) <= memory:
+        if _needed(*smaller, size, job) <= memory:
             return f"a photo of {smaller[0]} x {smaller[1]} px fits"
+    if job.backbone in COSTS:
+        return "no photo of this shape fits with these settings; offload, quantize or a smaller tile take less"
     return "no photo of this shape fits with these settings"
 
 
@@ -108,12 +188,18 @@ def estimate(width: int, height: int, job: Job, *, memory: int | None = None) ->
     rows, columns = tiles[0].rows, tiles[0].columns
     tile_pixels = (rows.stop - rows.start) * (columns.stop - columns.start)
     pixels = tile_pixels * len(tiles)
-    evaluations = job.num_steps if job.sampler == "euler" else 2 * job.num_steps - 1
+    steps = job.drawing.num_steps
+    evaluations = 2 * steps - 1 if job.drawing.sampler == "heun" else steps
     drawn = job.num_candidates * (1 if job.compare_adapter is None else 2)
     seconds = pixels * (PRIOR_S_PER_PIXEL + HEAD_S_PER_PIXEL * evaluations * drawn)
+    num_tiles, cost = len(tiles), COSTS.get(job.backbone)
+    if cost is not None:
+        each, num_tiles = _large_seconds(width, height, job, cost)
+        batch = _candidates_per_call(job)
+        seconds = each * batch * -(-drawn // batch)
     seconds += SCORE_S_PER_PIXEL * min(size[0] * size[1], 16 * 512**2) * drawn
-    needed = needed_memory(width, height, size)
-    free = free_memory() if memory is None else memory
+    needed = _needed(width, height, size, job)
+    free = usable_memory(job) if memory is None else memory
     problem = None
     if needed > free:
         problem = (
@@ -121,5 +207,5 @@ def estimate(width: int, height: int, job: Job, *, memory: int | None = None) ->
             f"{_nearest_that_fits(width, height, job, free)}"
         )
     return Estimate(
-        width=size[0], height=size[1], seconds=seconds, memory_bytes=needed, num_tiles=len(tiles), problem=problem
+        width=size[0], height=size[1], seconds=seconds, memory_bytes=needed, num_tiles=num_tiles, problem=problem
     )

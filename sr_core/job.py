@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
-from sr_core.backbones import SFT
+from sr_core.backbones import BACKBONES, SFT, drawing_of
+from sr_core.backbones.backbone import LoadOptions
+from sr_core.backbones.drawing import SETTINGS, Drawing
 from sr_core.errors import ConfigError
 from sr_core.images import FORMATS
 from sr_core.limits import check_output_size
@@ -17,13 +19,20 @@ class Job:
 
     num_candidates: int = 8
     seed: int = 0
-    num_steps: int = 4
-    sampler: str = "euler"
     scale: float = 4.0
     """Output factor, 1 to 8; `size` wins over it."""
     size: tuple[int, int] | None = None
     """Exact output (width, height) in px."""
-    color: str = "off"
+    num_steps: int | None = None
+    """None, here and below, asks for the backbone's own setting, which takes its place (see `Drawing`)."""
+    sampler: str | None = None
+    color: str | None = None
+    guidance: float | int | None = None
+    prompt: str | None = None
+    negative_prompt: str | None = None
+    start: str | None = None
+    strength: float | int | None = None
+    tile: int | None = None
     metric_set: str = "offline"
     fidelity_weight: float = 0.5
     """0 is vivid (no-reference half alone), 1 faithful."""
@@ -32,6 +41,8 @@ class Job:
     compare_adapter: str | None = None
     """Draws every seed once more, unscored, to be looked at beside `adapter`'s."""
     dtype: str = "auto"
+    weights: LoadOptions = LoadOptions()  # noqa: RUF009 - frozen
+    """Where parts lie beside the usual places, and how they are kept in memory."""
     format: str = "png"
     bit_depth: int = 8
     dpi: float | None = None
@@ -50,7 +61,16 @@ class Job:
             raise ConfigError(f"the adapter to compare with must be another one than {self.adapter}, which draws")
         if self.size is None:
             output_size(64, 64, scale=self.scale)
+        if self.backbone in BACKBONES:  # an unknown one is refused where it is loaded
+            for name, value in vars(self.drawing).items():
+                if name in vars(self):
+                    object.__setattr__(self, name, value)
         self._draw(None)
+
+    @property
+    def drawing(self) -> Drawing:
+        """Return the settings that draw, with the backbone's own where the job leaves them open."""
+        return drawing_of(self.backbone, vars(self))
 
     def request(self, photo_size: tuple[int, int]) -> RestoreRequest:
         """Return what to draw for a photo of (width, height).
@@ -65,8 +85,6 @@ class Job:
         return RestoreRequest(
             num_candidates=self.num_candidates,
             seed=self.seed,
-            num_steps=self.num_steps,
-            sampler=self.sampler,
-            color=self.color,
             size=size,
+            **{name: getattr(self, name) for name in SETTINGS if name != "schedule"},
         )

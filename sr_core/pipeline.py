@@ -4,7 +4,7 @@ import hashlib
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache, partial
 from pathlib import Path
@@ -14,14 +14,15 @@ import numpy as np
 import torch
 
 from sr_core.alpha import Alpha, enlarge_alpha
-from sr_core.backbones import adapter_label, load_backbone
+from sr_core.backbones import BACKBONES, adapter_label, load_backbone, require_weights
+from sr_core.backbones.backbone import LoadOptions
 from sr_core.errors import InputError
 from sr_core.estimate import estimate
 from sr_core.images import FORMATS, Photo, Pixels8, read_image, read_output, to_uint8, write_image
 from sr_core.job import Job
 from sr_core.noise import GENERATOR
 from sr_core.precision import resolve_dtype
-from sr_core.restorer import MAX_CANDIDATES, Candidate, Restorer, RestoreRequest, Stop, image_fault
+from sr_core.restorer import MAX_CANDIDATES, Candidate, Restorer, Stop, image_fault
 from sr_core.rewards import GroupScorer
 from sr_core.runs import CandidateRecord, Run, new_run_id, with_before_scores, with_scores
 from sr_core.tensors import Enlarged, Image
@@ -29,6 +30,9 @@ from sr_core.version import VERSION
 
 PRIOR_FILE = "prior.png"
 """What the backbone's deterministic part makes of the photo, at the output's size."""
+
+
+_USUAL = LoadOptions()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,11 +46,23 @@ class Progress:
 
 
 @lru_cache(maxsize=2)
-def restorer_for(backbone: str, adapter: str, dtype: str) -> Restorer:
+def restorer_for(backbone: str, adapter: str, dtype: str, weights: LoadOptions = _USUAL) -> Restorer:
     """Return the restorer of a backbone, loaded once."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     precision = resolve_dtype(dtype, device)
-    return Restorer(load_backbone(backbone, dtype=precision, device=device, adapter=adapter), precision)
+    of = load_backbone(backbone, dtype=precision, device=device, adapter=adapter, options=weights)
+    return Restorer(of, precision)
+
+
+_in_memory: list[str] = []
+"""The large backbone that was loaded last."""
+
+
+def _make_room_for(backbone: str) -> None:
+    """Forget what was loaded before, if a large backbone is to be loaded that is another one."""
+    if BACKBONES[backbone].parts and _in_memory != [backbone]:
+        restorer_for.cache_clear()
+        _in_memory[:] = [backbone]
 
 
 @lru_cache(maxsize=2)
@@ -79,11 +95,8 @@ def _new_run(photo_path: Path, photo: Photo, folder: Path, job: Job, size: tuple
         "adapter": job.adapter,
         "compare_adapter": job.compare_adapter,
         "dtype": None,
-        "steps": job.num_steps,
-        "sampler": job.sampler,
-        "schedule": RestoreRequest().schedule,
+        **_settings(job),
         "noise": GENERATOR,
-        "color": job.color,
         "metric_set": job.metric_set,
         "fidelity_weight": job.fidelity_weight,
         "reference": False,
@@ -93,6 +106,16 @@ def _new_run(photo_path: Path, photo: Photo, folder: Path, job: Job, size: tuple
         "status": "drawing",
     }
     return Run(folder=folder, values=values, candidates=())
+
+
+def _settings(job: Job) -> dict[str, object]:
+    """Return how candidates are drawn, as far as the backbone has a say in it, by the names of `run.json`."""
+    values: dict[str, object] = {k: v for k, v in asdict(job.drawing).items() if v is not None}
+    if job.weights != _USUAL:
+        # The folders of weights are a machine's own; what they are called says enough.
+        values["parts"] = {name: Path(path).name for name, path in job.weights.parts}
+        values |= {"offload": job.weights.offload, "quantize": job.weights.quantize}
+    return {"steps": values.pop("num_steps"), **values}
 
 
 def _reference_image(reference: Path, size: tuple[int, int]) -> Image:
@@ -112,8 +135,7 @@ def _recipe(candidate: Candidate, job: Job) -> dict[str, object]:
         "seed": candidate.seed,
         "backbone": job.backbone,
         "adapter": job.adapter,
-        "steps": job.num_steps,
-        "sampler": job.sampler,
+        **_settings(job),
         "dtype": candidate.dtype,
         "version": VERSION,
     }
@@ -229,13 +251,16 @@ def upscale(
     """
     photo = read_image(photo_path)
     request = job.request((photo.width, photo.height))
+    require_weights(job.backbone, job.weights)
     plan = estimate(photo.width, photo.height, job)
     if plan.problem is not None:
         raise InputError(f"{photo_path.name}: {plan.problem}")
     size = request.size or (photo.width, photo.height)
     target = None if reference is None else _reference_image(reference, size)
-    restorer = restorer_for(job.backbone, job.adapter, job.dtype)
-    twin = None if job.compare_adapter is None else restorer_for(job.backbone, job.compare_adapter, job.dtype)
+    _make_room_for(job.backbone)
+    extra = () if job.weights == _USUAL else (job.weights,)
+    restorer = restorer_for(job.backbone, job.adapter, job.dtype, *extra)
+    twin = None if job.compare_adapter is None else restorer_for(job.backbone, job.compare_adapter, job.dtype, *extra)
     run = _new_run(photo_path, photo, folder, job, size)
     if reference is not None:
         shutil.copyfile(reference, folder / f"reference{reference.suffix.lower()}")
@@ -266,6 +291,8 @@ def upscale(
                 if pixels is not None:
                     shown[candidate.index] = _on_disk(pixels, Path(kept), candidate.index)
                 run = replace(run, candidates=(*run.candidates, record))
+            new = [notice for notice in candidate.notices if notice not in run.values["notices"]]
+            run = replace(run, values={**run.values, "notices": [*run.values["notices"], *new]}) if new else run
             del candidate, pixels
             run.save()
             yield Progress(run=run, stage="drawing", message=f"{len(run.candidates)} of {job.num_candidates} drawn")

@@ -8,22 +8,23 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sr_core.backbones.backbone import Backbone, Condition
-from sr_core.color import COLOR_TRANSFERS, transfer_color
+from sr_core.backbones.backbone import Backbone, Condition, WholePhoto
+from sr_core.backbones.drawing import ALL_SAMPLERS, COMPACT, FLOW_SAMPLERS, SETTINGS, Drawing, resolve
+from sr_core.color import transfer_color
 from sr_core.errors import ConfigError
 from sr_core.noise import block_noise
 from sr_core.resampling import resize
 from sr_core.samplers import SAMPLERS, integrate
 from sr_core.schedules import SCHEDULES
 from sr_core.tensors import Enlarged, Image, Latent, Sigma
-from sr_core.tiling import TILE, Tile, add_tile, crop, plan_tiles
+from sr_core.tiling import TILE, Span, Tile, add_tile, crop, plan_tiles
 
 MAX_CANDIDATES = 16
 FLAT = 0.5 / 255
@@ -43,34 +44,53 @@ class Stopped(Exception):  # noqa: N818 - a request of the user's, not an error
 
 @dataclass(frozen=True, kw_only=True)
 class RestoreRequest:
-    """What to draw; seed of candidate k is `seed` + k."""
+    """What to draw; seed of candidate k is `seed` + k. None asks for the backbone's own setting (see `Drawing`)."""
 
     num_candidates: int = 8
     seed: int = 0
-    num_steps: int = 4
-    sampler: str = "euler"
-    schedule: str = "geometric"
-    color: str = "off"
     size: tuple[int, int] | None = None
     """Output (width, height) in px; None is the backbone's own scale."""
-    tile: int = TILE
+    num_steps: int | None = None
+    sampler: str | None = None
+    schedule: str | None = None
+    color: str | None = None
+    tile: int | None = None
     """Side of a tile in LQ pixels."""
+    guidance: float | int | None = None
+    prompt: str | None = None
+    negative_prompt: str | None = None
+    start: str | None = None
+    strength: float | int | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_candidates <= MAX_CANDIDATES:
             raise ConfigError(f"candidates must number 1 to {MAX_CANDIDATES}, got {self.num_candidates}")
         if not 0 <= self.seed < 2**63 - MAX_CANDIDATES:
             raise ConfigError(f"the seed must be a whole number from 0 to 2^63 - 17, got {self.seed}")
-        if not 1 <= self.num_steps <= 100:
-            raise ConfigError(f"steps must number 1 to 100, got {self.num_steps}")
-        for value, table in ((self.sampler, SAMPLERS), (self.schedule, SCHEDULES), (self.color, COLOR_TRANSFERS)):
-            if value not in table:
-                raise ConfigError(f"must be one of {', '.join(table)}, got {value!r}")
+        resolve(_ANYTHING, self.given, name="a request", samplers=ALL_SAMPLERS)
 
     @property
     def seeds(self) -> tuple[int, ...]:
         """Return the seed of every candidate."""
         return tuple(range(self.seed, self.seed + self.num_candidates))
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """Return the settings of a `Drawing`, None where the backbone's own is asked for."""
+        return {name: getattr(self, name) for name in SETTINGS}
+
+    def drawing(self, backbone: Backbone) -> Drawing:
+        """Return all settings for a backbone; raises ConfigError for one that it does not have."""
+        if isinstance(backbone, WholePhoto):
+            return resolve(backbone.drawing, self.given, name=backbone.name, samplers=ALL_SAMPLERS)
+        return resolve(COMPACT, self.given, name=backbone.name, samplers=FLOW_SAMPLERS)
+
+
+_ANYTHING = Drawing(
+    num_steps=1, sampler=FLOW_SAMPLERS[0], schedule="linear", color="off", tile=TILE, guidance=1.0, prompt="",
+    negative_prompt="", start="lq", strength=1.0,
+)  # fmt: skip
+"""A backbone that has every setting, to check those that are given before a backbone is known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +107,8 @@ class Candidate:
     """Precision it was drawn in; float32 where a retry was needed."""
     problem: str | None = None
     """Why it failed, in words."""
+    notices: tuple[str, ...] = ()
+    """What happened while it was drawn that a user should read."""
 
 
 class _ConditionStore:
@@ -144,9 +166,11 @@ class _Counter:
 
 def _draw_tile(
     backbone: Backbone, condition: Condition, lq: Image, tile: Tile, seeds: Sequence[int],
-    request: RestoreRequest, counter: _Counter,
+    drawing: Drawing, counter: _Counter,
 ) -> Float[Tensor, "n 3 H W"]:  # fmt: skip
     """Return the restorations of one tile, one per seed."""
+    if isinstance(backbone, WholePhoto):
+        return backbone.decode(backbone.draw(condition, seeds, counter), condition)
     window = crop(lq, tile)
     channels, height, width = backbone.latent_shape(window)
     top, left = tile.rows.start, tile.columns.start
@@ -156,14 +180,14 @@ def _draw_tile(
         counter()
         return backbone.velocity(x, sigma, condition)
 
-    sigmas = SCHEDULES[request.schedule](request.num_steps)
-    latent = integrate(SAMPLERS[request.sampler], velocity, noise.to(backbone.device), sigmas)
+    sigmas = SCHEDULES[drawing.schedule](drawing.num_steps)
+    latent = integrate(SAMPLERS[drawing.sampler], velocity, noise.to(backbone.device), sigmas)
     return backbone.decode(latent, condition)
 
 
 def _draw(
     backbone: Backbone, condition_of: Callable[[int], Condition], lq: Image, tiles: Sequence[Tile],
-    seeds: Sequence[int], request: RestoreRequest, counter: _Counter,
+    seeds: Sequence[int], drawing: Drawing, counter: _Counter,
 ) -> list[Enlarged]:  # fmt: skip
     """Return whole restorations at the backbone's own scale, one per seed."""
     scale = backbone.scale
@@ -172,7 +196,7 @@ def _draw(
     padded = list(seeds) + [seeds[-1]] * (backbone.candidates_per_pass - len(seeds))
     for index, tile in enumerate(tiles):
         counter()
-        images = _draw_tile(backbone, condition_of(index), lq, tile, padded, request, counter)
+        images = _draw_tile(backbone, condition_of(index), lq, tile, padded, drawing, counter)
         for canvas, image in zip(canvases, images, strict=False):
             add_tile(canvas, image[None].float(), tile, scale)
     return canvases
@@ -199,15 +223,44 @@ def image_fault(image: Enlarged, lq: Image) -> str | None:
     return None
 
 
-def _finish(image: Enlarged, lq: Image, request: RestoreRequest) -> Float[Tensor, "b 3 _ _"]:
+def _finish(image: Enlarged, lq: Image, request: RestoreRequest, color: str) -> Float[Tensor, "b 3 _ _"]:
     """Resize to the wanted size and transfer colour once, after stitching."""
     if request.size is not None:
         width, height = request.size
         image = resize(image, height, width)
     image = image.clamp_(0, 1)
-    if request.color != "off":
-        image = transfer_color(image, resize(lq, *image.shape[-2:]).clamp(0, 1), request.color)
+    if color != "off":
+        image = transfer_color(image, resize(lq, *image.shape[-2:]).clamp(0, 1), color)
     return image
+
+
+def _as_asked(backbone: Backbone, drawing: Drawing) -> Backbone:
+    """Return the backbone with the request's settings, where it has any of its own."""
+    return backbone.bound(drawing) if isinstance(backbone, WholePhoto) else backbone
+
+
+def _split(backbone: Backbone, lq: Image, drawing: Drawing) -> list[Tile]:
+    """Return the tiles that are drawn one after another; one where the backbone splits the photo itself."""
+    height, width = int(lq.shape[-2]), int(lq.shape[-1])
+    if isinstance(backbone, WholePhoto):
+        return [Tile(Span(0, height, None, None), Span(0, width, None, None))]
+    return plan_tiles(height, width, drawing.tile)
+
+
+def _calls_per_tile(backbone: Backbone, lq: Image, drawing: Drawing) -> int:
+    """Return how often the network is called for one batch of candidates of one tile."""
+    if isinstance(backbone, WholePhoto):
+        return backbone.count_calls(lq)
+    return drawing.num_steps if drawing.sampler == "euler" else 2 * drawing.num_steps - 1
+
+
+def _drained(backbone: Backbone) -> tuple[str, ...]:
+    """Return what the backbone has to tell since it was asked last."""
+    if not isinstance(backbone, WholePhoto):
+        return ()
+    told = tuple(backbone.notices)
+    backbone.notices.clear()
+    return told
 
 
 class Draw(NamedTuple):
@@ -227,9 +280,12 @@ class Restorer:
     def prior(self, lq: Image, request: RestoreRequest) -> Enlarged:
         """Return the deterministic restoration that all candidates vary around, at the requested size."""
         backbone = self._backbone_of(self.dtype)
-        tiles = plan_tiles(lq.shape[-2], lq.shape[-1], request.tile)
+        drawing = request.drawing(backbone)
+        backbone = _as_asked(backbone, drawing)
+        tiles = _split(backbone, lq, drawing)
         store = _ConditionStore([backbone], lq, tiles, reused=False)
-        return _finish(_stitched_prior(backbone, partial(store.get, place=0), lq, tiles), lq, request)
+        stitched = _stitched_prior(backbone, partial(store.get, place=0), lq, tiles)
+        return _finish(stitched, lq, request, drawing.color)
 
     def restore(
         self,
@@ -251,8 +307,10 @@ class Restorer:
         """
         restorers = (self,) if twin is None else (self, twin)
         backbones = [restorer._backbone_of(self.dtype) for restorer in restorers]
-        tiles = plan_tiles(lq.shape[-2], lq.shape[-1], request.tile)
-        evaluations = request.num_steps if request.sampler == "euler" else 2 * request.num_steps - 1
+        drawing = request.drawing(backbones[0])
+        backbones = [_as_asked(backbone, drawing) for backbone in backbones]
+        tiles = _split(backbones[0], lq, drawing)
+        evaluations = _calls_per_tile(backbones[0], lq, drawing)
         batch = backbones[0].candidates_per_pass
         passes = -(-request.num_candidates // batch) * len(restorers)
         counter = _Counter(len(tiles) * passes * (1 + evaluations) + (on_prior is not None), stop, on_step)
@@ -261,36 +319,41 @@ class Restorer:
             if on_prior is not None:
                 counter()
                 stitched = _stitched_prior(backbones[0], partial(store.get, place=0), lq, tiles)
-                on_prior(_finish(stitched, lq, request))
+                on_prior(_finish(stitched, lq, request, drawing.color))
                 del stitched
             for first, place in product(range(0, request.num_candidates, batch), range(len(restorers))):
                 seeds = request.seeds[first : first + batch]
                 condition_of = partial(store.get, place=place)
-                images = _draw(backbones[place], condition_of, lq, tiles, seeds, request, counter)
+                images = _draw(backbones[place], condition_of, lq, tiles, seeds, drawing, counter)
                 for offset, seed in enumerate(seeds):
                     # Popped and deleted: a finished candidate must not take room while the next one is drawn.
-                    drawn = restorers[place]._checked(images.pop(0), lq, tiles, seed, request, counter)
-                    yield replace(_candidate(first + offset, seed, drawn, lq, request), twin=place > 0)
+                    drawn = restorers[place]._checked(images.pop(0), lq, tiles, seed, drawing, counter)
+                    notices = _drained(backbones[place])
+                    candidate = _candidate(first + offset, seed, drawn, lq, request, drawing.color)
                     del drawn
+                    yield replace(candidate, twin=place > 0, notices=notices)
+                    del candidate
         except Stopped:
             return
         finally:
             store.close()
 
     def _checked(
-        self, image: Enlarged, lq: Image, tiles: Sequence[Tile], seed: int, request: RestoreRequest, counter: _Counter
+        self, image: Enlarged, lq: Image, tiles: Sequence[Tile], seed: int, drawing: Drawing, counter: _Counter
     ) -> Draw:
-        """Return the image if it is sound, else a second draw in float32."""
+        """Return the image if it is sound, else a second draw in float32, unless that loads a large model twice."""
         problem = image_fault(image, lq)
         if problem is None or self.dtype == torch.float32:
             return Draw(image, self.dtype, problem)
+        if isinstance(self._backbone_of(self.dtype), WholePhoto):
+            return Draw(image, self.dtype, f"{problem}; ask for dtype float32")
         backbone = self._backbone_of(torch.float32)
         store = _ConditionStore([backbone], lq, tiles, reused=False)
-        again = _draw(backbone, partial(store.get, place=0), lq, tiles, [seed], request, counter)
+        again = _draw(backbone, partial(store.get, place=0), lq, tiles, [seed], drawing, counter)
         return Draw(again[0], torch.float32, image_fault(again[0], lq))
 
 
-def _candidate(index: int, seed: int, drawn: Draw, lq: Image, request: RestoreRequest) -> Candidate:
-    pixels: Tensor | None = None if drawn.problem else _finish(drawn.image, lq, request)
+def _candidate(index: int, seed: int, drawn: Draw, lq: Image, request: RestoreRequest, color: str) -> Candidate:
+    pixels: Tensor | None = None if drawn.problem else _finish(drawn.image, lq, request, color)
     dtype = str(drawn.dtype).removeprefix("torch.")
     return Candidate(index=index, seed=seed, pixels=pixels, dtype=dtype, problem=drawn.problem)

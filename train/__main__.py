@@ -203,6 +203,20 @@ def bench(
     typer.echo(describe(figures))
 
 
+@app.command("bench-gpu")
+def bench_gpu(
+    tiny: Annotated[bool, typer.Option("--tiny", help="The same code at tiny size, for any machine.")] = False,
+    device: Annotated[str, typer.Option(help="cuda, or cpu with --tiny.")] = "cuda",
+    only: Annotated[str, typer.Option(help="Parts of row names, between semicolons; the others stay blank.")] = "",
+    runs: Annotated[int, typer.Option(help="Counted turns after one warm-up.", min=1)] = 3,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")] = None,
+) -> None:
+    """Measure C-SD2, C-FLUX and FLUX LoRA with random weights: drawing, and training steps."""
+    from train.bench_gpu import bench_gpu as run
+
+    typer.echo(run(tiny=tiny, device=device, only=only, runs=runs, json_file=json_file))
+
+
 @app.command()
 def niqe(
     folders: Annotated[list[Path], typer.Argument(help="Folders of good photographs.")],
@@ -239,8 +253,9 @@ def evaluate(
         if "objective" in recipe_sections(run):
             preference = load_recipe(PreferRecipe, run, tuple(overrides or ()))
             from train.judge import judge_recipe
+            from train.trainees import trained_folder
 
-            typer.echo(judge_recipe(preference, Path(preference.output) / "adapter")["text"])
+            typer.echo(judge_recipe(preference, trained_folder(preference))["text"])
             from train.report import write_report
 
             typer.echo(write_report(Path(preference.output)))

@@ -7,11 +7,13 @@ from typing import Any
 from sr_core.errors import ConfigError
 from sr_core.files import replace_text
 from train.checkpoints import finished
+from train.compact_trainee import head_file
 from train.config import load_recipe
 from train.judge import judge_adapters
 from train.judge_tables import HOLD_OUTS, SFT, compare
-from train.prefer import ADAPTER, head_file, train_prefer
+from train.prefer import train_prefer
 from train.preference_config import PreferRecipe
+from train.trainees import ADAPTER
 
 PLAIN = ("objective.name=dpo",)
 HPO = ("objective.name=hpo",)

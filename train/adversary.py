@@ -2,7 +2,8 @@
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +13,20 @@ from sr_core.backbones.compact import load_head
 from sr_core.errors import ConfigError
 from sr_core.files import replace_text
 from sr_core.precision import resolve_dtype
-from sr_core.preference_data.dataset import open_dataset
+from sr_core.preference_data.dataset import PreferenceDataset, open_dataset
 from train.baselines import BUILT_IN, FailureSource
 from train.checkpoints import check_start, finished
+from train.compact_trainee import CompactModel, head_file
 from train.config import parse_recipe, recipe_values
 from train.data import seeded_generator
 from train.engine import RunSettings, fit
 from train.imitation import MEAN, PHOTOS, imitation, judged_photos
-from train.policy import ADVERSARY, HeadPolicy
-from train.prefer import ADAPTER, CompactModel, head_file
+from train.policy import ADVERSARY, HeadPolicy, TrainedTensors
 from train.preference_config import AdversaryConfig, PreferRecipe
 from train.processes import Processes
 from train.steps import StepOutput, clean_step, sft_sigmas
 from train.store import group_store
+from train.trainees import ADAPTER, check_backbone
 
 SUMMARY = "summary.json"
 
@@ -86,10 +88,70 @@ def _settling(recipe: PreferRecipe) -> dict[str, Any]:
     values = recipe_values(recipe)
     adversary = values["adversary"]
     return {
-        **{name: values[name] for name in ("seed", "backbone", "lora", "window_px", "flip", "dtype")},
+        **{name: values[name] for name in ("seed", "backbone", "lora", "window_px", "flip", "dtype", "levels")},
         "adversary": {name: adversary[name] for name in ("rank", "alpha", "baselines")},
         "optim": adversary["optim"],
     }
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Learner:
+    """An adversary ready to be trained."""
+
+    trained: TrainedTensors
+    step: Callable[[int], StepOutput | Iterator[StepOutput]]
+    save: Callable[..., Path]
+    reference: str
+    """SHA-256 of what it started from."""
+    cache_s: float
+
+
+def _learner(recipe: PreferRecipe, processes: Processes, dataset: PreferenceDataset, dtype: torch.dtype) -> _Learner:
+    """Return the adversary of the recipe's backbone."""
+    config, start = _section(recipe), time.monotonic()
+    if recipe.backbone.name != "compact":
+        return _latent_learner(recipe, processes, dataset, dtype)
+    device = processes.device
+    policy = adversary_policy(recipe, device)
+    if config.optim.micro_batch:
+        raise ConfigError("adversary.optim.micro_batch is for diffusers backbones; leave it out for compact")
+    if processes.is_main:
+        group_store(dataset, Path(recipe.cache), dtype=dtype, device=str(device))
+    processes.wait()
+    store = group_store(dataset, Path(recipe.cache), dtype=dtype, device=str(device))
+    cache_s = time.monotonic() - start
+    model = CompactModel(policy, dtype, device)
+    source = FailureSource(recipe, config.baselines, config.optim.batch_size, dataset, store, model)
+    return _Learner(
+        trained=policy.trained(ADVERSARY),
+        step=step_function(recipe, source, processes),
+        save=policy.save,
+        reference=policy.reference_hash(),
+        cache_s=cache_s,
+    )
+
+
+def _latent_learner(
+    recipe: PreferRecipe, processes: Processes, dataset: PreferenceDataset, dtype: torch.dtype
+) -> _Learner:
+    from train.latent_adversary import LatentFailures, cache_failures, imitation_steps
+    from train.latent_trainee import LatentTrainee
+
+    config, start = _section(recipe), time.monotonic()
+    trainee = LatentTrainee(recipe, processes, dtype=dtype, role=ADVERSARY)
+    store = trainee.fill(dataset, processes)
+    folder = cache_failures(dataset, store, trainee.backbone, recipe, config.baselines, processes)
+    trainee.release(processes)
+    cache_s = time.monotonic() - start
+    reference, trained = trainee.policy.reference_hash(), trainee.policy.trained(ADVERSARY)
+    source = LatentFailures(recipe, config, store, folder, trainee.model)
+    return _Learner(
+        trained=trained,
+        step=imitation_steps(recipe, config, source, processes),
+        save=trainee.policy.save,
+        reference=reference,
+        cache_s=cache_s,
+    )
 
 
 def train_adversary(recipe: PreferRecipe, *, resume: bool = False) -> Path:
@@ -101,7 +163,7 @@ def train_adversary(recipe: PreferRecipe, *, resume: bool = False) -> Path:
     """
     config = _section(recipe)
     output = Path(config.output)
-    head_file(recipe.backbone)  # says at once that a backbone cannot be trained here
+    check_backbone(recipe)
     check_start(output, resume=resume)
     if _is_judged(recipe):
         assert recipe.held_out is not None
@@ -110,15 +172,8 @@ def train_adversary(recipe: PreferRecipe, *, resume: bool = False) -> Path:
     device = processes.device
     dtype = resolve_dtype(recipe.dtype, device.type)
     dataset = open_dataset(Path(recipe.dataset))
-    policy = adversary_policy(recipe, device)
-    start = time.monotonic()
-    if processes.is_main:
-        group_store(dataset, Path(recipe.cache), dtype=dtype, device=str(device))
-    processes.wait()
-    store = group_store(dataset, Path(recipe.cache), dtype=dtype, device=str(device))
-    summary: dict[str, Any] = {"cache_s": time.monotonic() - start, "device": str(device), "dtype": str(dtype)}
-    model = CompactModel(policy, dtype, device)
-    source = FailureSource(recipe, config.baselines, config.optim.batch_size, dataset, store, model)
+    learner = _learner(recipe, processes, dataset, dtype)
+    summary: dict[str, Any] = {"cache_s": learner.cache_s, "device": str(device), "dtype": str(dtype)}
     if processes.is_main:
         output.mkdir(parents=True, exist_ok=True)
         replace_text(output / "recipe.json", json.dumps(recipe_values(recipe), indent=1))
@@ -127,13 +182,13 @@ def train_adversary(recipe: PreferRecipe, *, resume: bool = False) -> Path:
         output,
         resume=resume,
         values=_settling(recipe),
-        fixed={"reference": policy.reference_hash(), "dataset": dataset.digest},
+        fixed={"reference": learner.reference, "dataset": dataset.digest},
         processes=processes,
     )
-    trained = policy.trained(ADVERSARY)
-    average = fit(trained, step_function(recipe, source, processes), config.optim, settings)
+    trained = learner.trained
+    average = fit(trained, learner.step, config.optim, settings)
     if processes.is_main:
-        policy.save(output / ADAPTER, ADVERSARY, tensors=average)
+        learner.save(output / ADAPTER, ADVERSARY, tensors=average)
         summary |= {"parameters": sum(p.numel() for p in trained.parameters()), "groups": len(dataset)}
         if _is_judged(recipe):
             summary["imitation"] = imitation(recipe, output / ADAPTER, device=str(device))

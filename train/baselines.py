@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Generator, Tensor
@@ -15,9 +15,10 @@ from sr_core.images import from_uint8, read_size
 from sr_core.preference_data.dataset import PreferenceDataset
 from sr_core.scoring import local_pixels
 from sr_core.tensors import Image
+from train.compact_trainee import CompactModel
 from train.data import Batch, seeded_generator
 from train.policy import REFERENCE
-from train.prefer import CompactModel, pair_windows
+from train.prefer import pair_windows
 from train.preference_config import PreferRecipe
 from train.steps import decode_latent
 from train.store import GroupStore, Window, head_conditions
@@ -53,21 +54,22 @@ BUILT_IN = (PRIOR, FEW_STEPS, *FILTERS)
 class OutputFolder:
     """Outputs of another restorer, one PNG per group, named as the group."""
 
-    def __init__(self, folder: Path, store: GroupStore) -> None:
+    def __init__(self, folder: Path, store: Any) -> None:  # noqa: ANN401 - groups of any kind
         """Check that each group has its output; raises ConfigError if the folder or one file does not fit."""
         if not folder.is_dir():
             raise ConfigError(f"baselines must be {', '.join(BUILT_IN)} or folders of outputs, got {str(folder)!r}")
         self.folder = folder
         for group in store.group_ids:
             height, width = (side * SCALE for side in store.size(group))
-            path = self._path(group)
+            path = self.path(group)
             if not path.is_file():
                 raise ConfigError(f"{folder} must hold an output for each group; {path.name} is missing")
             if read_size(path) != (width, height):
                 found = " x ".join(map(str, read_size(path)))
                 raise ConfigError(f"{path} must be the output of its group, {width} x {height} px, got {found}")
 
-    def _path(self, group: str) -> Path:
+    def path(self, group: str) -> Path:
+        """Return the file of a group's output."""
         return self.folder / f"{group}.png"
 
     def image(self, group: str, window: Window) -> Image:
@@ -77,7 +79,7 @@ class OutputFolder:
             for start, length in ((window.row, window.height), (window.column, window.width))
         )
         # These are the user's own files: a process for each, as for uploads, would take longer than the step.
-        pixels = from_uint8(local_pixels(self._path(group)))[..., rows, columns]
+        pixels = from_uint8(local_pixels(self.path(group)))[..., rows, columns]
         return pixels.flip(-1) if window.flip else pixels
 
 

@@ -18,9 +18,9 @@ from sr_core.backbones.compact import load_head
 from sr_core.backbones.flow_head import FlowHead, HeadInput, unshuffle_planes
 from sr_core.backbones.prior import TRUNK_CHANNELS
 from sr_core.precision import resolve_dtype
+from train.compact_trainee import CompactModel
 from train.data import Batch
 from train.policy import FullPolicy, HeadPolicy
-from train.prefer import CompactModel
 from train.preference_config import ObjectiveConfig
 from train.steps import PairBatch, StepOutput, preference_step, sft_step
 

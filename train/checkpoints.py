@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -100,22 +99,3 @@ def latest_path(folder: Path) -> Path:
 def latest_checkpoint(folder: Path) -> Checkpoint:
     """Read the newest complete checkpoint; raises ConfigError if there is none."""
     return load_checkpoint(latest_path(folder))
-
-
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return an optimiser's state as named tensors, in the order of its parameters."""
-    state = optimizer.state_dict()["state"]
-    return {f"{index}.{name}": value for index, entry in state.items() for name, value in entry.items()}
-
-
-def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Put named tensors back into an optimiser built over the same parameters, laid out like them in memory."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        index, name = key.split(".", 1)
-        like = parameters[int(index)]
-        # safetensors keeps no strides, and a kernel may round differently on another layout.
-        laid_out = torch.empty_like(like, dtype=value.dtype).copy_(value) if value.shape == like.shape else value
-        state.setdefault(int(index), {})[name] = laid_out
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import pydantic
 import yaml
@@ -68,11 +68,17 @@ class OptimConfig:
     """Slowest pull of the averaged weights towards the current ones; faster while the run is young."""
     pure_noise_share: float = 0.25
     """Share of each batch at exactly sigma = 1, where few-step sampling starts."""
+    micro_batch: int = 0
+    """Samples of one pass in each process; the gradients of the passes add up to the batch's. 0 is the whole batch."""
+    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
+    """`adamw_8bit` keeps its state in 8 bits (bitsandbytes)."""
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "batch_size", "max_steps"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.micro_batch < 0 or (self.micro_batch and self.batch_size % self.micro_batch):
+            raise ValueError(f"micro_batch must divide batch_size {self.batch_size}, got {self.micro_batch}")
         if not 0 <= self.pure_noise_share <= 1:
             raise ValueError(f"pure_noise_share must lie in [0, 1], got {self.pure_noise_share}")
 

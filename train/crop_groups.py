@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,21 +10,19 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
-from sr_core.backbones import load_backbone
-from sr_core.backbones.backbone import Backbone
-from sr_core.backbones.compact import load_compact
 from sr_core.degradations import degrade
 from sr_core.errors import InputError
 from sr_core.images import from_uint8, to_uint8
 from sr_core.noise import GENERATOR
 from sr_core.preference_data.run_groups import run_group
 from sr_core.preference_data.shards import Origin, ScoredGroup
-from sr_core.restorer import MAX_CANDIDATES, Candidate, Restorer
+from sr_core.restorer import MAX_CANDIDATES, Candidate
 from sr_core.rewards import GroupScorer, GroupScores
 from sr_core.tensors import Enlarged, Image
 from sr_core.tiling import TILE
-from train.curation_plan import Plan, Task, candidate_seed, compact_files, draw_request
+from train.curation_plan import Plan, Task, candidate_seed, draw_request
 from train.data import CROPS, seeded_generator
+from train.drawing import restorer_of
 
 LargePixels = UInt8[np.ndarray, "H W 3"]
 """8-bit pixels on the grid of `Enlarged`."""
@@ -38,22 +36,6 @@ def degraded(hq: Enlarged, presets: dict[str, float], generator: torch.Generator
     return preset, degrade(hq, preset, generator=generator)
 
 
-def _backbone_of(plan: Plan) -> Callable[[torch.dtype], Backbone]:
-    config = plan.recipe.backbone
-    if config.name != "compact":
-        return load_backbone(config.name, dtype=plan.dtype, device=plan.device)
-    head, adapter = compact_files(config)
-    loaded: dict[torch.dtype, Backbone] = {}
-
-    def of(dtype: torch.dtype) -> Backbone:
-        if dtype not in loaded:
-            loaded[dtype] = load_compact(dtype=dtype, device=plan.device, head=head, adapter=adapter)
-        return loaded[dtype]
-
-    of(plan.dtype)
-    return of
-
-
 class Workshop:
     """The models of one process, and the time spent inside them."""
 
@@ -62,7 +44,7 @@ class Workshop:
         self.plan = plan
         self.scorer = GroupScorer(plan.recipe.metric_set, device=plan.device)
         if plan.recipe.crops is not None:
-            self._restorer = Restorer(_backbone_of(plan), plan.dtype)
+            self._restorer = restorer_of(plan.recipe.backbone, None, dtype=plan.dtype, device=plan.device)
             self._crops = np.load(Path(plan.recipe.crops) / CROPS, mmap_mode="r", allow_pickle=False)
         self._inside = {"model": 0.0, "metrics": 0.0}
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from sr_core.backbones import BACKBONES, SFT, load_backbone
+from sr_core.backbones import SFT
 from sr_core.backbones.adapters import PEFT_FILES
 from sr_core.backbones.compact import HEAD_FILE
 from sr_core.errors import ConfigError, WeightsError
@@ -19,6 +19,8 @@ from sr_core.rewards.local_files import sha256_of
 from sr_core.rewards.registry import metric_set
 from sr_core.runs import Run
 from train.data import INDEX, seeded_generator
+from train.drawing import backbone_digests, request_of
+from train.latent_weights import check_weights
 from train.preference_config import BackboneConfig, CurateRecipe
 
 
@@ -66,10 +68,7 @@ def candidate_seed(recipe_seed: int, group: int, num_candidates: int) -> int:
 
 def draw_request(recipe: CurateRecipe, seed: int, count: int) -> RestoreRequest:
     """Return what to ask of the restorer; raises ConfigError if the recipe draws what cannot be drawn."""
-    draw = recipe.draw
-    return RestoreRequest(
-        num_candidates=count, seed=seed, num_steps=draw.num_steps, sampler=draw.sampler, schedule=draw.schedule
-    )
+    return request_of(recipe.backbone, recipe.draw, seed=seed, count=count)
 
 
 def compact_files(config: BackboneConfig) -> tuple[Path, Path | None]:
@@ -86,9 +85,8 @@ def _backbone_sources(recipe: CurateRecipe) -> dict[str, Any]:
     """Return digests of the model's files."""
     config = recipe.backbone
     if config.name != "compact":
-        if config.name not in BACKBONES:
-            load_backbone(config.name, dtype=torch.float32)  # the table's own answer to an unknown name
-        return {"head": None, "adapter": None}
+        check_weights(config)
+        return dict(backbone_digests(config))
     if recipe.draw.guidance != 1:
         raise ConfigError(f"compact has no guidance: draw.guidance must be 1, got {recipe.draw.guidance}")
     head, adapter = compact_files(config)

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -17,11 +17,10 @@ from train.checkpoints import (
     Checkpoint,
     check_start,
     latest_checkpoint,
-    optimizer_tensors,
-    restore_optimizer,
     save_checkpoint,
 )
 from train.config import OptimConfig
+from train.optimizers import make_optimizer, optimizer_tensors, restore_optimizer
 from train.processes import Processes
 from train.steps import StepOutput
 
@@ -185,9 +184,28 @@ class _Log:
             file.write(json.dumps(values) + "\n")
 
 
+def accumulate(output: StepOutput | Iterator[StepOutput]) -> StepOutput:
+    """Run a step backward and return its loss and metrics without a graph.
+
+    An iterator gives the micro-batches of one step, whose losses and metrics add up to the step's; each is run backward
+    before the next is made, so that one at a time takes memory.
+    """
+    parts: Iterable[StepOutput] = (output,) if isinstance(output, StepOutput) else output
+    loss: Tensor | None = None
+    metrics: dict[str, Tensor] = {}
+    for part in parts:
+        torch.autograd.backward(part.loss)
+        loss = part.loss.detach() if loss is None else loss + part.loss.detach()
+        for name, value in part.metrics.items():
+            metrics[name] = value if name not in metrics else metrics[name] + value
+    if loss is None:
+        raise ValueError("a step must have at least one micro-batch, got none")
+    return StepOutput(loss, metrics)
+
+
 def fit(
     model: nn.Module,
-    step: Callable[[int], StepOutput],
+    step: Callable[[int], StepOutput | Iterator[StepOutput]],
     optim: OptimConfig,
     settings: RunSettings,
     on_evaluate: Callable[[dict[str, Tensor]], dict[str, float]] | None = None,
@@ -195,14 +213,17 @@ def fit(
 ) -> dict[str, Tensor]:
     """Train `model` in place and return the averaged weights.
 
-    `step(i)` must draw its randomness from `i` alone; then a resumed run equals the unbroken one bit for bit.
+    `step(i)` must draw its randomness from `i` alone; then a resumed run equals the unbroken one bit for bit. It may
+    give its micro-batches one by one, as `accumulate` takes them.
     `on_evaluate(averaged weights)` returns figures for the log.
     Raises ConfigError if asked to resume where there is nothing or under another recipe, or to start where a run lies,
     and FloatingPointError if the loss is not finite.
     """
     trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=optim.learning_rate, betas=(0.9, 0.99), weight_decay=optim.weight_decay)
-    average = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    optimizer = make_optimizer(trained, optim)
+    # A run without averaging keeps no second copy: its average is the weights themselves.
+    is_averaged = optim.ema_rate < 1
+    average = {name: value.detach().clone() if is_averaged else value for name, value in model.state_dict().items()}
     first, elapsed, cpu = 0, 0.0, 0.0
     checkpoints = settings.output / "checkpoints"
     processes = settings.processes or Processes()
@@ -246,11 +267,10 @@ def fit(
         rate = learning_rate_at(index, optim)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        output = step(index)
-        loss = processes.mean(output.loss.detach())
+        output = accumulate(step(index))
+        loss = processes.mean(output.loss)
         if not bool(torch.isfinite(loss)):
             raise FloatingPointError(f"the loss of step {index} is {loss.item()}")
-        torch.autograd.backward(output.loss)
         processes.average_gradients(trained)
         norm = nn.utils.clip_grad_norm_(trained, optim.max_grad_norm)
         if not bool(torch.isfinite(norm)):

@@ -11,8 +11,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sr_core.adapter_comparison import mean_interval
-from sr_core.backbones.backbone import Backbone
-from sr_core.backbones.compact import load_compact
 from sr_core.backbones.prior import SCALE
 from sr_core.degradations import degrade
 from sr_core.errors import ConfigError
@@ -24,7 +22,7 @@ from sr_core.rewards.offline import load_lpips_layers
 from sr_core.tensors import Enlarged, Image
 from train.baselines import BUILT_IN, FEW_STEPS, FILTERS, PRIOR
 from train.data import CROP_PX, find_photos, seeded_generator
-from train.prefer import head_file
+from train.drawing import request_of, restorer_of
 from train.preference_config import HeldOutConfig, PreferRecipe
 
 PHOTOS, SEEDS = 48, 2
@@ -57,17 +55,6 @@ def central_crop(path: Path) -> Image:
     height, width = (min(side, CROP_PX) // SCALE * SCALE for side in pixels.shape[-2:])
     top, left = (pixels.shape[-2] - height) // 2, (pixels.shape[-1] - width) // 2
     return pixels[..., top : top + height, left : left + width].contiguous()
-
-
-def _restorer(head: Path, adapter: Path | None, dtype: torch.dtype, device: str) -> Restorer:
-    loaded: dict[torch.dtype, Backbone] = {}
-
-    def of(precision: torch.dtype) -> Backbone:
-        if precision not in loaded:
-            loaded[precision] = load_compact(dtype=precision, device=device, head=head, adapter=adapter)
-        return loaded[precision]
-
-    return Restorer(of, dtype)
 
 
 def _drawn(restorer: Restorer, lq: Image, request: RestoreRequest, twin: Restorer | None = None) -> list[Draws]:
@@ -132,14 +119,10 @@ def imitation(
         raise ConfigError(f"the recipe must have held_out and at least one baseline of {', '.join(BUILT_IN)}")
     if not 1 <= seeds <= MAX_CANDIDATES:
         raise ConfigError(f"seeds must number 1 to {MAX_CANDIDATES}, got {seeds}")
-    start = None if recipe.backbone.adapter is None else Path(recipe.backbone.adapter)
-    head, dtype = head_file(recipe.backbone), resolve_dtype(recipe.dtype, device)
-    sft, adversary = (_restorer(head, folder, dtype, device) for folder in (start, adapter))
+    dtype = resolve_dtype(recipe.dtype, device)
+    sft, adversary = (restorer_of(recipe.backbone, trained, dtype=dtype, device=device) for trained in (None, adapter))
     layers = load_lpips_layers("cpu")
-    draw = recipe.draw
-    request = RestoreRequest(
-        num_candidates=seeds, seed=held_out.seed, num_steps=draw.num_steps, sampler=draw.sampler, schedule=draw.schedule
-    )
+    request = request_of(recipe.backbone, recipe.draw, seed=held_out.seed, count=seeds)
     values: dict[str, Distances] = {}
     for path, preset in judged_photos(held_out, photos):
         lq = degrade(central_crop(path), preset, generator=seeded_generator("held out", path.name, preset))

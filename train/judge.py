@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from sr_core.files import replace_text
 from sr_core.images import from_uint8, read_image, to_uint8
 from sr_core.noise import block_noise
 from sr_core.precision import resolve_dtype
+from sr_core.restorer import MAX_CANDIDATES, Restorer, RestoreRequest
 from sr_core.rewards import GroupScorer
 from sr_core.rewards.lpips import lpips
 from sr_core.rewards.offline import load_lpips_layers
@@ -26,13 +27,15 @@ from sr_core.samplers import SAMPLERS, integrate
 from sr_core.schedules import SCHEDULES
 from sr_core.spectra import log_spectral_distance, luma
 from sr_core.tensors import Enlarged, Image, PerSample
+from train.compact_trainee import head_file
 from train.data import find_photos, seeded_generator
+from train.drawing import adapter_file, backbone_digests, part_digest, request_of, restorer_of
 from train.judge_tables import SFT, Values, compare, judgement_text
-from train.prefer import head_file
-from train.preference_config import DrawConfig, HeldOutConfig, PreferRecipe
+from train.preference_config import BackboneConfig, DrawConfig, HeldOutConfig, PreferRecipe
 from train.processes import Processes
 
 METRIC_SET = "train_offline"
+COMPACT = BackboneConfig()
 HOLD_OUT_METRICS = ("st_lpips", "piqe")
 """Loaded hold-outs; with LSD and PSNR they neither train nor pick."""
 FEW_SEEDS = 4
@@ -95,6 +98,47 @@ def ssim(images: Image, reference: Float[Tensor, "1 3 h w"]) -> PerSample:
     return quality.mean((1, 2, 3))
 
 
+def drawn_by(restorer: Restorer, lq: Image, request: RestoreRequest) -> list[Enlarged]:
+    """Return one candidate per seed of a request, rounded to the 8 bits that a user downloads."""
+    images = []
+    for candidate in restorer.restore(lq, request):
+        if candidate.pixels is None:
+            raise FloatingPointError(f"seed {candidate.seed} failed: {candidate.problem}")
+        images.append(from_uint8(to_uint8(candidate.pixels)))
+    return images
+
+
+def _latent_key(backbone: BackboneConfig, trained: Path | None, settings: HeldOutConfig, draw: DrawConfig) -> str:
+    """Return the hash of everything that decides what a latent backbone draws for a photograph."""
+    weights = None if trained is None else part_digest(trained)
+    parts = (weights, backbone_digests(backbone), backbone, settings.seed, settings.num_candidates, METRIC_SET, draw)
+    return hashlib.sha256("/".join(map(str, parts)).encode()).hexdigest()[:24]
+
+
+Draw = Callable[[Image], list[Enlarged]]
+
+
+def _drawer(
+    backbone: BackboneConfig, head: Path, adapter: Path | None, settings: HeldOutConfig, draw: DrawConfig
+) -> Draw:
+    """Return what draws the fresh seeds of a photograph."""
+    if backbone.name == "compact":
+        loaded = load_compact(dtype=resolve_dtype("auto", "cpu"), head=head, adapter=adapter)
+        return lambda lq: draw_candidates(loaded, lq, settings, draw)
+    device = Processes().device
+    restorer = restorer_of(backbone, adapter, dtype=resolve_dtype("auto", device.type), device=str(device))
+    seeds = range(settings.seed, settings.seed + settings.num_candidates, MAX_CANDIDATES)
+
+    def of(lq: Image) -> list[Enlarged]:
+        images: list[Enlarged] = []
+        for seed in seeds:
+            count = min(MAX_CANDIDATES, settings.seed + settings.num_candidates - seed)
+            images += drawn_by(restorer, lq, request_of(backbone, draw, seed=seed, count=count))
+        return images
+
+    return of
+
+
 class Judge:
     """Loads the metrics once and scores candidates of photograph after photograph."""
 
@@ -133,8 +177,9 @@ def judge_adapters(
     out: Path,
     *,
     head: Path = HEAD_FILE,
+    backbone: BackboneConfig = COMPACT,
 ) -> dict[str, dict[str, dict[str, Values]]]:
-    """Return {adapter: {preset: {photograph: {metric: values}}}}; None as a folder is the head itself.
+    """Return {adapter: {preset: {photograph: {metric: values}}}}; None as a folder is the model before training.
 
     Each (adapter, photograph, preset) is drawn and scored once and kept in `out`, whole or not at all, so that a killed
     run goes on and adapters can be added later. Several processes share the photographs.
@@ -144,7 +189,13 @@ def judge_adapters(
     photos = [path for folder in settings.photos for path in find_photos([Path(folder)])][: settings.limit or None]
     if len({path.stem for path in photos}) < len(photos):
         raise ConfigError("held-out photographs must differ in name, two have the same")
-    keys = {name: candidates_key(path, head, settings, draw, str(dtype)) for name, path in adapters.items()}
+    is_compact = backbone.name == "compact"
+    keys = {
+        name: candidates_key(path, head, settings, draw, str(dtype))
+        if is_compact
+        else _latent_key(backbone, path, settings, draw)
+        for name, path in adapters.items()
+    }
     judge: Judge | None = None
     for name, adapter in adapters.items():
         wanted = [(photo, preset) for photo in photos for preset in settings.presets]
@@ -153,10 +204,10 @@ def judge_adapters(
         if not own:
             continue
         judge = judge or Judge()
-        backbone = load_compact(dtype=dtype, head=head, adapter=adapter)
+        drawn = _drawer(backbone, head, adapter, settings, draw)
         for photo, preset in tqdm(own, desc=f"judging {name}", unit="photo", disable=not processes.is_main):
             hq, lq = photo_pair(photo, preset)
-            values = judge.score(draw_candidates(backbone, lq, settings, draw), hq, lq)
+            values = judge.score(drawn(lq), hq, lq)
             path = _part(out, keys[name], preset, photo)
             path.parent.mkdir(parents=True, exist_ok=True)
             replace_text(path, json.dumps(values))
@@ -180,15 +231,24 @@ def judge_recipe(recipe: PreferRecipe, adapter: Path) -> dict[str, Any]:
     """
     if recipe.held_out is None:
         raise ConfigError("judging needs the section held_out: photos that never train")
-    if not (adapter / "adapter_model.safetensors").is_file():
+    file = adapter_file(adapter)
+    if file is None:
         raise ConfigError(f"{adapter} must be a trained adapter; run: python -m train prefer RECIPE")
-    start = None if recipe.backbone.adapter is None else Path(recipe.backbone.adapter)
+    backbone, is_compact = recipe.backbone, recipe.backbone.name == "compact"
+    start = Path(backbone.adapter) if is_compact and backbone.adapter is not None else None
     name = recipe.objective.name
     out = Path(recipe.output)
-    head = head_file(recipe.backbone)
-    values = judge_adapters({SFT: start, name: adapter}, recipe.held_out, recipe.draw, out.parent / "judged", head=head)
+    head = head_file(backbone) if is_compact else HEAD_FILE
+    values = judge_adapters(
+        {SFT: start, name: adapter},
+        recipe.held_out,
+        recipe.draw,
+        out.parent / "judged",
+        head=head,
+        backbone=backbone,
+    )
     content = compare(values, name, SFT)
-    content["adapter_sha256"] = _file_hash(adapter / "adapter_model.safetensors")
+    content["adapter_sha256"] = _file_hash(file)
     content["text"] = judgement_text(content)
     out.mkdir(parents=True, exist_ok=True)
     replace_text(out / "judged.json", json.dumps(content, indent=1) + "\n")

@@ -12,15 +12,24 @@ OBJECTIVE_NAMES = ("dpo", "hpo", "sobolev_dpo", "as_dpo", "ipo", "hinge", "kto",
 class BackboneConfig:
     """The model that draws candidates or is trained."""
 
-    name: Literal["compact", "c-sd2", "c-flux", "flux-lora"] = "compact"
+    name: Literal["compact", "c-sd2", "sd15", "sdxl", "c-flux", "flux-lora"] = "compact"
     head: str | None = None
     """Weights of a flow head (`compact`); None means the shipped ones."""
     adapter: str | None = None
-    """PEFT folder that is merged first; None means the backbone's own weights."""
+    """PEFT folder of the model before preference training; None means the backbone's own weights. For backbones with
+    a LoRA (flux-lora, sd15, sdxl) it is that LoRA, as a folder or a file."""
     base: str | None = None
-    """Hub id or local folder of the base model (diffusers backbones)."""
+    """Local folder of the base model (diffusers backbones); its hub id, or None, means where `sr weights` looks."""
     controlnet: str | None = None
-    """Hub id or local folder of the control branch (diffusers backbones)."""
+    """Local file or folder of the control branch (diffusers backbones); None means where `sr weights` looks."""
+    prompt: str = ""
+    """What the text encoders are told of every photo (diffusers backbones)."""
+    quantize: Literal["none", "8bit", "4bit"] = "none"
+    """How the frozen base is stored (FLUX)."""
+
+    def __post_init__(self) -> None:
+        if self.name == "compact" and (self.base or self.controlnet or self.prompt or self.quantize != "none"):
+            raise ValueError("compact has no base, controlnet, prompt or quantize; name another backbone or leave them")
 
 
 @section
@@ -30,7 +39,8 @@ class DrawConfig:
     num_candidates: int = 16
     """M of DP2O-SR, one seed each."""
     num_steps: int = 4
-    sampler: Literal["euler", "heun"] = "euler"
+    sampler: Literal["euler", "heun", "native"] = "euler"
+    """`native` is the release's own scheduler (diffusers backbones)."""
     schedule: Literal["geometric", "power", "linear"] = "geometric"
     guidance: float = 1.0
     """Classifier-free or distilled guidance; `compact` has none and asks for 1."""
@@ -165,9 +175,10 @@ class LoraConfig:
     rank: int = 8
     alpha: float = 8.0
     target_modules: tuple[str, ...] = ()
-    """Layers by name ending; empty means every convolution (`compact`)."""
+    """Layers by name ending; empty means every convolution (`compact`), ASASR's list (FLUX) or a UNet's projections."""
     train: Literal["lora", "full"] = "lora"
-    """`full` trains all weights against a frozen copy of them; such a run gives no adapter."""
+    """`full` trains all weights of the head (`compact`, which then gives no adapter) or of the control branch, against
+    a frozen copy of these alone."""
 
     def __post_init__(self) -> None:
         if self.rank < 1 or self.alpha <= 0:
@@ -241,8 +252,8 @@ class PreferRecipe:
     optim: OptimConfig
     draw: DrawConfig = DrawConfig()
     """How candidates are drawn for samples and judging; noise levels of training are uniform unless stated."""
-    levels: Literal["uniform", "logit_normal"] = "uniform"
-    """Distribution of the noise level."""
+    levels: Literal["uniform", "logit_normal", "steps"] = "uniform"
+    """Distribution of the noise level; `steps` draws among those of the backbone's diffusion schedule."""
     levels_min: float = 0.0
     """Noise levels are drawn above this one."""
     adversary: AdversaryConfig | None = None
@@ -259,13 +270,20 @@ class PreferRecipe:
     """Steps between sample grids at fixed seeds; 0 means none."""
     trackers: tuple[Literal["tensorboard", "trackio"], ...] = ()
     dtype: str = "auto"
+    gradient_checkpointing: bool = False
+    """Compute activations anew in the backward pass instead of keeping them (diffusers backbones)."""
 
     def __post_init__(self) -> None:
         for name in ("log_every", "checkpoint_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.lora.train == "full" and (self.objective.name == "as_dpo" or self.backbone.adapter is not None):
-            raise ValueError("lora.train full knows neither an adversary nor a backbone.adapter; use lora")
+        if self.backbone.name == "compact":
+            if self.lora.train == "full" and (self.objective.name == "as_dpo" or self.backbone.adapter is not None):
+                raise ValueError(
+                    "lora.train full of compact knows neither an adversary nor a backbone.adapter; use lora"
+                )
+            if self.levels == "steps" or self.gradient_checkpointing:
+                raise ValueError("compact has no diffusion schedule and no gradient_checkpointing; leave both out")
         if self.objective.name == "as_dpo" and self.adversary is None:
             raise ValueError("as_dpo needs the section `adversary`")
         if self.window_px % 4:

@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs
+from accelerate.utils import DistributedType, InitProcessGroupKwargs
 from torch import Tensor, nn
 
 from sr_core.errors import ConfigError
+from train.sharding import shard_frozen
 
 TRACKERS = ("tensorboard", "trackio")
 PATIENCE = timedelta(hours=12)
@@ -34,6 +35,11 @@ class Processes:
             project_dir=None if folder is None else str(folder),
             kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
         )
+        if self._accelerator.distributed_type == DistributedType.DEEPSPEED:
+            raise ConfigError(
+                "the loop averages gradients itself and does not run under DeepSpeed; "
+                "to spread a large base over GPUs, launch with train/accelerate/fsdp.yaml"
+            )
 
     @property
     def count(self) -> int:
@@ -55,11 +61,46 @@ class Processes:
         """Return this process's device."""
         return torch.device(self._accelerator.device)
 
+    @property
+    def shards(self) -> bool:
+        """Return whether accelerate's configuration asks for FSDP."""
+        return self._accelerator.distributed_type == DistributedType.FSDP
+
+    def shard(self, module: nn.Module) -> None:
+        """Spread a network's frozen weights over the processes where accelerate's configuration asks for FSDP.
+
+        See `shard_frozen`. Raises ConfigError if the configuration asks for FSDP's first version.
+        """
+        if not self.shards:
+            return
+        plugin = self._accelerator.state.fsdp_plugin
+        if plugin.fsdp_version != 2:
+            raise ConfigError("FSDP must be version 2 (fsdp_config.fsdp_version), see train/accelerate/fsdp.yaml")
+        shard_frozen(module, plugin.transformer_cls_names_to_wrap or (), reshard=bool(plugin.reshard_after_forward))
+
     def share(self, total: int) -> slice:
         """Return this process's part of a batch; raises ConfigError if the parts would differ in size."""
         if total % self.count:
             raise ConfigError(f"batch_size must be a multiple of the {self.count} processes, got {total}")
         return slice(self.index, None, self.count)
+
+    def share_of(self, total: int) -> slice:
+        """Return this process's part of work whose parts may differ in size."""
+        return slice(self.index, total, self.count)
+
+    def parts(self, total: int, micro_batch: int) -> list[slice]:
+        """Return this process's part of a batch in micro-batches; 0 is all of it at once.
+
+        Raises ConfigError if processes and micro-batches do not divide the batch.
+        """
+        self.share(total)
+        size = micro_batch or total // self.count
+        if (total // self.count) % size:
+            raise ConfigError(
+                f"micro_batch must divide the {total // self.count} samples of each process, got {micro_batch}"
+            )
+        starts = range(self.index, total, self.count * size)
+        return [slice(start, min(total, start + self.count * size), self.count) for start in starts]
 
     def wait(self) -> None:
         """Wait until every process is here."""

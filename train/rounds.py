@@ -13,12 +13,13 @@ from sr_core.adapter_comparison import union_rewards
 from sr_core.errors import ConfigError
 from sr_core.files import replace_text
 from train.checkpoints import finished
+from train.compact_trainee import head_file
 from train.config import load_recipe, parse_recipe, recipe_values
 from train.curate import curate
 from train.judge import judge_adapters
 from train.judge_tables import HOLD_OUTS, SFT, TRAINED, Judged, compare, judgement_text, lower_is_better
 from train.policy import REFERENCE
-from train.prefer import ADAPTER, head_file, train_prefer
+from train.prefer import train_prefer
 from train.preference_config import CurateRecipe, PreferRecipe
 from train.processes import Processes
 from train.report import write_report
@@ -33,6 +34,7 @@ from train.round_rule import (
     standing,
     verdict_on,
 )
+from train.trainees import ADAPTER
 
 MARKER = "_SUCCESS"
 """Written last in the folder of a round; holds the round's record as JSON."""
@@ -117,6 +119,7 @@ class _Series:
     def __init__(self, recipe: PreferRecipe, parts: Parts) -> None:
         if recipe.rounds is None or recipe.held_out is None:
             raise ConfigError("online rounds need the sections `rounds` and `held_out` in the recipe")
+        head_file(recipe.backbone)  # other backbones are not passed from round to round
         if recipe.lora.train != "lora":
             raise ConfigError("online rounds pass an adapter on: lora.train must be lora, got full")
         self.recipe, self.parts, self.rounds = recipe, parts, recipe.rounds

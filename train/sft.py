@@ -97,8 +97,8 @@ class Validation:
     def __call__(self, head: FlowHead) -> dict[str, float]:
         """Return PSNR (dB, RGB) and log-spectral distance (dB) of prior and head, one value a preset."""
         backbone = CompactBackbone(load_prior(), head, dtype=self.dtype, device=self.device)
-        request = RestoreRequest()
-        step, sigmas = SAMPLERS[request.sampler], SCHEDULES[request.schedule](request.num_steps)
+        drawing = RestoreRequest().drawing(backbone)
+        step, sigmas = SAMPLERS[drawing.sampler], SCHEDULES[drawing.schedule](drawing.num_steps)
         figures: dict[str, list[float]] = {}
         for preset, hq, lq in self.pairs:
             condition = backbone.encode(lq)

@@ -6,11 +6,13 @@ from dataclasses import dataclass, replace
 from typing import Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
+from jaxtyping import Float
 from torch import Generator, Tensor
 
 from sr_core.backbones.compact import residual_latent
 from sr_core.backbones.flow_head import FlowHead, HeadInput, image_from_planes, shuffle_planes
 from sr_core.diffusion import PREDICTIONS, Prediction, diffuse, preserving_alpha
+from sr_core.errors import ConfigError
 from sr_core.flow import clean_error_weight, interpolate
 from sr_core.sobolev import sobolev_energy
 from sr_core.tensors import Enlarged, Image, Latent, PerSample, Sigma
@@ -40,6 +42,12 @@ class StepOutput(NamedTuple):
 
     loss: Tensor
     metrics: dict[str, Tensor]
+
+    def share_of(self, parts: int) -> "StepOutput":
+        """Return what one of `parts` equal micro-batches adds to its step."""
+        if parts == 1:
+            return self
+        return StepOutput(self.loss / parts, {name: value / parts for name, value in self.metrics.items()})
 
 
 def sft_sigmas(count: int, pure_noise_share: float, generator: Generator) -> Sigma:
@@ -175,11 +183,25 @@ class PairBatch(Generic[AnyCondition]):
     """The enlarged LQ as a latent, a further loser of AS-DPO's released code."""
 
 
-def pair_levels(count: int, distribution: str, lowest: float, pure_noise_share: float, generator: Generator) -> Sigma:
+def pair_levels(
+    count: int,
+    distribution: str,
+    lowest: float,
+    pure_noise_share: float,
+    generator: Generator,
+    step_levels: Float[Tensor, " steps"] | None = None,
+) -> Sigma:
     """Return noise levels in (lowest, 1], the first share of them exactly 1 (uniform only).
 
-    `logit_normal` is the flow recipes' sigmoid of a standard normal (Stable Diffusion 3, arXiv 2403.03206, Eq. 19).
+    `logit_normal` is the flow recipes' sigmoid of a standard normal (Stable Diffusion 3, arXiv 2403.03206, Eq. 19);
+    `steps` draws among `step_levels`, the levels of a diffusion schedule's steps, as its own training does (DDPM,
+    arXiv 2006.11239, Algorithm 1). Raises ConfigError if there is no such schedule.
     """
+    if distribution == "steps":
+        if step_levels is None:
+            raise ConfigError("levels steps needs a backbone with a diffusion schedule; use uniform or logit_normal")
+        known = step_levels[step_levels > lowest]
+        return known[torch.randint(0, len(known), (count,), generator=generator)]
     if distribution == "logit_normal":
         return torch.sigmoid(torch.randn(count, generator=generator)).clamp_min(max(lowest, 1e-3))
     return lowest + (1 - lowest) * sft_sigmas(count, pure_noise_share, generator)
@@ -215,6 +237,19 @@ def adversarial_loser(
         centre = guess_of("reference")
         guess = trusted_guess(guess, centre, norm(model.view(guess - centre)).sqrt(), trust_radius * level)
     return pulled_back(batch.winner, guess, strength)
+
+
+def denoising_step(
+    model: PreferenceModel[AnyCondition], condition: AnyCondition, clean: Latent, level: Sigma, noise: Latent
+) -> StepOutput:
+    """Compare the active set's prediction with its target at given noise levels: supervised training on clean latents.
+
+    Source: DDPM, arXiv 2006.11239, Eq. 14; rectified flow, arXiv 2209.03003, Eq. 1; by the backbone's parametrisation.
+    """
+    kind = model.parametrisation
+    x, target = kind.noisy(clean, noise, level), kind.target(clean, noise, level)
+    error = mean_square(model.view(target - model.predict(x, level, condition)))
+    return StepOutput((kind.error_weight(level) * error).mean(), {"mse": error.detach().mean()})
 
 
 def preference_step(

@@ -54,6 +54,10 @@ class GroupStore:
             height, width, _ = file.get_slice("lq").get_shape()
         return height, width
 
+    def align(self, group: str) -> int:  # noqa: ARG002
+        """Return the step between places where a window may begin: any pixel of the LQ."""
+        return 1
+
     def conditions(self, group: str, window: Window) -> tuple[Image, Enlarged, Tensor]:
         """Return (lq, prior, trunk) of a window, batch 1, float32."""
         low = (slice(window.row, window.row + window.height), slice(window.column, window.column + window.width))

@@ -30,16 +30,21 @@ def make_upscale(store: VisitStore) -> Callable[..., UpscaleAnswer]:
         reference: str | None = None,
         num_candidates: float | int = _DEFAULT.num_candidates,
         seed: float | int = _DEFAULT.seed,
-        steps: float | int = _DEFAULT.num_steps,
+        steps: Number = None,
         scale: float | int = _DEFAULT.scale,
         width: Number = None,
         height: Number = None,
         metric_set: str = _DEFAULT.metric_set,
-        color: str = _DEFAULT.color,
+        color: str | None = None,
         fidelity: float | int = _DEFAULT.fidelity_weight,
         backbone: str = _DEFAULT.backbone,
         adapter: str = _DEFAULT.adapter,
         compare_with: str | None = _DEFAULT.compare_adapter,
+        guidance: Number = None,
+        prompt: str | None = None,
+        negative_prompt: str | None = None,
+        start: str | None = None,
+        sampler: str | None = None,
     ) -> UpscaleAnswer:
         """Restore one photo several times, score and rank the candidates.
 
@@ -48,7 +53,7 @@ def make_upscale(store: VisitStore) -> Callable[..., UpscaleAnswer]:
             reference: The true photo at the output's size, if there is one, for the full hybrid reward.
             num_candidates: How many restorations to draw, 1 to 16.
             seed: Seed of the first candidate; candidate k has seed + k.
-            steps: Sampling steps per candidate.
+            steps: Sampling steps per candidate; the backbone's own if left out, as is all else without a value.
             scale: Output factor, 1 to 8; left aside where width and height are given.
             width: Exact output width in pixels.
             height: Exact output height in pixels.
@@ -58,6 +63,11 @@ def make_upscale(store: VisitStore) -> Callable[..., UpscaleAnswer]:
             backbone: Restoration model.
             adapter: Trained variant of the model: sft, or hpo, sobolev_dpo, as_dpo where installed.
             compare_with: Another adapter that draws every seed too; run.json names its file as `before`.
+            guidance: Weight of the prompt, for a backbone that has one.
+            prompt: What the photo shows; empty says nothing, `auto` asks the tagger.
+            negative_prompt: What to keep away from; an empty text is a value too.
+            start: noise, or lq for the enlarged photo with noise.
+            sampler: native (the release's own), euler or heun.
 
         Returns:
             The best candidate as a PNG file, the content of run.json, and the whole run as a zip file.
@@ -67,14 +77,18 @@ def make_upscale(store: VisitStore) -> Callable[..., UpscaleAnswer]:
         with in_words(), visit.working():
             exact = width is not None or height is not None
             settings = Settings(
-                num_candidates=num_candidates, seed=seed, num_steps=steps, scale=scale,
+                num_candidates=num_candidates, seed=seed, scale=scale,
                 sizing=EXACT if exact else FACTOR, width=width, height=height, metric_set=metric_set,
-                color=color, backbone=backbone, adapter=adapter,
+                backbone=backbone, adapter=adapter,
             )  # fmt: skip
             visit.stop.clear()
             target = None if reference is None else Path(reference)
             folder = visit.new_folder(Path(photo))
-            job = replace(settings.job(fidelity_weight=float(fidelity)), compare_adapter=compare_with or None)
+            job = replace(
+                settings.job(fidelity_weight=float(fidelity)), compare_adapter=compare_with or None,
+                num_steps=None if steps is None else int(steps), color=color or None, sampler=sampler or None,
+                guidance=guidance, prompt=prompt, negative_prompt=negative_prompt, start=start or None, strength=None,
+            )  # fmt: skip
             *_, last = upscale_photo(Path(photo), folder, job, reference=target, stop=visit.stop.is_set)
             archive = write_archive(last.run, visit.new_download_folder())
         best = last.run.best

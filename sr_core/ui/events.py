@@ -9,6 +9,8 @@ from typing import Any
 import gradio as gr
 
 from sr_core.archives import write_archive
+from sr_core.backbones import BACKBONES, require_weights
+from sr_core.backbones.drawing import MAX_STEPS
 from sr_core.errors import InputError, SRError
 from sr_core.estimate import estimate
 from sr_core.images import read_size
@@ -20,12 +22,23 @@ from sr_core.ui.explorer.runs import OFF_KEY, RUNS_KEY, remember_runs
 from sr_core.ui.panel import Panel, Update, show, waiting
 from sr_core.ui.pictures import file_url
 from sr_core.ui.plans import Plan, describe_plan, plan_run
-from sr_core.ui.settings import PRESETS, YOURS, Settings, WidgetValue, adapter_choices, describe_adapters
+from sr_core.ui.settings import (
+    OWN_SETTINGS,
+    PRESETS,
+    YOURS,
+    Settings,
+    WidgetValue,
+    adapter_choices,
+    describe_adapters,
+    preset_changes,
+)
 from sr_core.ui.thumbs import render_thumbs
 from sr_core.ui.visits import Visit, VisitStore
 from sr_core.ui.words import in_words
 
 Files = Sequence[str] | None
+FEW_STEPS = 20
+"""The slider's end for a backbone that needs few."""
 
 
 class PageEvents:
@@ -45,7 +58,7 @@ class PageEvents:
         settings = Settings(*values)
         paths = _paths(photos)
         try:
-            job = settings.job()
+            job = _runnable(settings)
             plan = plan_run(paths, job)
         except SRError as error:
             job, plan = None, Plan(photos=(), problem=str(error))
@@ -56,7 +69,7 @@ class PageEvents:
         """Check the settings and show that the press was heard."""
         visit = self._visit(request)
         with in_words():
-            job = Settings(*values).job()
+            job = _runnable(Settings(*values))
             if not photos:
                 raise InputError("there must be a photo first; drop one or choose an example")
             if visit.busy:
@@ -208,7 +221,7 @@ class PageEvents:
 
     def apply_preset(self, name: str, saved: dict[str, Any] | None, *values: WidgetValue) -> list[Any]:
         """Set the widgets as a preset has them."""
-        changes = (saved or {}) if name == YOURS else PRESETS[name]
+        changes = (saved or {}) if name == YOURS else preset_changes(name, Settings(*values).backbone)
         if not changes:
             gr.Info("Nothing is saved yet. Set things up, open More settings and press Save as mine.")
         return _widget_values(Settings(*values).with_preset(changes))
@@ -223,6 +236,23 @@ class PageEvents:
         choices = adapter_choices(backbone)
         return gr.update(choices=choices, value=choices[0][1]), describe_adapters(backbone)
 
+    def backbone(self, backbone: str) -> list[Update]:
+        """Set steps, sampler and colours as a backbone that was just chosen has them, and all that is its own."""
+        drawing = BACKBONES[backbone].defaults
+        values = [drawing.num_steps, drawing.sampler, drawing.color, *(getattr(drawing, name) for name in OWN_SETTINGS)]
+        return [{**update, "value": value} for update, value in zip(self.fitting(backbone), values, strict=True)]
+
+    def fitting(self, backbone: str) -> list[Update]:
+        """Show what a backbone has and nothing else; values stay, as when a preset has just set them."""
+        spec = BACKBONES[backbone]
+        shown = [
+            gr.update(maximum=FEW_STEPS if spec.defaults.num_steps <= FEW_STEPS else MAX_STEPS),
+            gr.update(choices=[(name.capitalize(), name) for name in spec.samplers]),
+            gr.update(),
+        ]
+        own = (getattr(spec.defaults, name) for name in OWN_SETTINGS)
+        return [*shown, *(gr.update(visible=value is not None) for value in own)]
+
 
 def _paths(photos: Files) -> list[Path]:
     return [Path(photo) for photo in photos or ()]
@@ -234,10 +264,17 @@ def _widget_values(settings: Settings) -> list[Any]:
 
 def _preset_of(settings: Settings, saved: dict[str, Any] | None) -> str | None:
     """Return the preset that the widgets are set to, if any."""
-    for name, changes in PRESETS.items():
-        if settings.with_preset(changes) == settings:
+    for name in PRESETS:
+        if settings.with_preset(preset_changes(name, settings.backbone)) == settings:
             return name
     return YOURS if saved and settings.with_preset(saved) == settings else None
+
+
+def _runnable(settings: Settings) -> Job:
+    """Return the job that the widgets describe; raises WeightsError if its backbone's weights are missing."""
+    job = settings.job()
+    require_weights(job.backbone, job.weights)
+    return job
 
 
 def _offer(write: Callable[[], Path]) -> dict[str, str]:

@@ -5,6 +5,7 @@ from typing import Any
 import gradio as gr
 
 from sr_core.backbones import BACKBONES, SFT
+from sr_core.backbones.drawing import MAX_GUIDANCE, MAX_PROMPT
 from sr_core.color import COLOR_TRANSFERS
 from sr_core.images import FORMATS
 from sr_core.resampling import MAX_SCALE
@@ -19,7 +20,17 @@ from sr_core.ui.explorer.section import COMPUTE, FILES, LIGHT, Section
 from sr_core.ui.explorer.sections import PAGES
 from sr_core.ui.grid import EMPTY
 from sr_core.ui.plans import Plan, describe_plan
-from sr_core.ui.settings import EXACT, FACTOR, PRESETS, YOURS, Settings, adapter_choices, describe_adapters
+from sr_core.ui.settings import (
+    EXACT,
+    FACTOR,
+    OWN_SETTINGS,
+    PRESETS,
+    YOURS,
+    Settings,
+    adapter_choices,
+    backbone_choices,
+    describe_adapters,
+)
 from sr_core.ui.status import WELCOME
 from sr_core.ui.theme import static_text
 from sr_core.ui.visits import VisitStore
@@ -137,6 +148,7 @@ def _input_side() -> dict[str, Any]:
     w["fields"] = [fields[name] for name in default.saved()]
     w["sizing"], w["scale"] = fields["sizing"], fields["scale"]
     w["backbone"], w["adapter"], w["compare"] = fields["backbone"], fields["adapter"], fields["compare"]
+    w["drawing"] = [fields[name] for name in ("num_steps", "sampler", "color", *OWN_SETTINGS)]
     return w
 
 
@@ -164,7 +176,7 @@ def _advanced(fields: dict[str, Any], w: dict[str, Any], default: Settings) -> N
     )
     with gr.Row():
         fields["backbone"] = gr.Dropdown(
-            list(BACKBONES), value=default.backbone, label="Backbone", filterable=False, min_width=100
+            backbone_choices(), value=default.backbone, label="Backbone", filterable=False, min_width=100
         )
         fields["adapter"] = gr.Dropdown(
             adapter_choices(default.backbone), value=SFT, label="Adapter", filterable=False, min_width=100,
@@ -177,9 +189,31 @@ def _advanced(fields: dict[str, Any], w: dict[str, Any], default: Settings) -> N
     fields["sampler"] = gr.Radio(
         [(name.capitalize(), name) for name in SAMPLERS], value=default.sampler, label="Sampler"
     )
+    _own_settings(fields)
     fields["bit_depth"] = gr.Radio([8, 16], value=default.bit_depth, label="Bits per channel (16: PNG and TIFF)")
     fields["keep_gps"] = gr.Checkbox(default.keep_gps, label="Keep the place where the photo was taken (GPS)")
     w["save_preset"] = gr.Button("Save as mine", size="sm")
+
+
+def _own_settings(fields: dict[str, Any]) -> None:
+    """Lay out what only some backbones have; it appears with them."""
+    hidden: dict[str, Any] = {"visible": False}
+    fields["guidance"] = gr.Slider(
+        0, MAX_GUIDANCE, None, step=0.1, label="Guidance", info="How much the prompt weighs; 1 is the plain network.",
+        elem_id="sr-guidance", **hidden,
+    )  # fmt: skip
+    fields["prompt"] = gr.Textbox(
+        None, label="Prompt", info="What the photo shows. Empty says nothing; auto asks a tagger, if one is there.",
+        max_lines=1, max_length=MAX_PROMPT, elem_id="sr-prompt", **hidden,
+    )  # fmt: skip
+    fields["negative_prompt"] = gr.Textbox(
+        None, label="Negative prompt", info="What to keep away from.", max_lines=1, max_length=MAX_PROMPT,
+        elem_id="sr-negative", **hidden,
+    )  # fmt: skip
+    fields["start"] = gr.Radio(
+        [("Noise", "noise"), ("The photo, with noise", "lq")], value=None, label="Start from", elem_id="sr-start",
+        **hidden,
+    )  # fmt: skip
 
 
 def _result_side() -> dict[str, Any]:
@@ -235,6 +269,8 @@ def _wire(events: PageEvents, saved: gr.BrowserState, i: dict[str, Any], r: dict
         i["sizing"], [i["exact"], i["scale"]], **light,
     )  # fmt: skip
     i["backbone"].change(events.adapters, i["backbone"], [i["adapter"], i["adapter_words"]], **light)
+    i["backbone"].input(events.backbone, i["backbone"], i["drawing"], **light)
+    i["backbone"].change(events.fitting, i["backbone"], i["drawing"], **light)
     i["adapter"].change(lambda adapter: gr.update(visible=adapter != SFT), i["adapter"], i["compare"], **light)
     i["run"].click(None, None, None, js=_SHOW_RESULTS, api_visibility="private")
     started = i["run"].click(
@@ -267,12 +303,15 @@ def _endpoints(store: VisitStore) -> None:
                 gr.File(label="photo", file_types=_PHOTO_TYPES), reference,
                 gr.Slider(1, MAX_CANDIDATES, default.num_candidates, step=1, label="num_candidates"),
                 gr.Number(default.seed, label="seed", precision=0, minimum=0),
-                gr.Slider(1, 100, default.num_steps, step=1, label="steps"),
+                gr.Number(None, label="steps", precision=0),
                 gr.Slider(1, MAX_SCALE, default.scale, label="scale"),
                 gr.Number(None, label="width", precision=0), gr.Number(None, label="height", precision=0),
-                metric_set, gr.Dropdown(list(COLOR_TRANSFERS), value=default.color, label="color"), fidelity,
+                metric_set, gr.Dropdown(list(COLOR_TRANSFERS), value=None, label="color"), fidelity,
                 gr.Dropdown(list(BACKBONES), value=default.backbone, label="backbone"),
                 gr.Textbox(default.adapter, label="adapter"), gr.Textbox(None, label="compare_with"),
+                gr.Number(None, label="guidance"), gr.Textbox(None, label="prompt"),
+                gr.Textbox(None, label="negative_prompt"), gr.Textbox(None, label="start"),
+                gr.Textbox(None, label="sampler"),
             ],
             [gr.File(label="best"), answer, gr.File(label="zip")],
             api_name="upscale", concurrency_id=COMPUTE, concurrency_limit=1,

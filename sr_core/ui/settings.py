@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, TypeAlias
 
-from sr_core.backbones import SFT, adapter_folder, adapter_label, available_adapters
+from sr_core.backbones import BACKBONES, SFT, adapter_folder, adapter_label, available_adapters
+from sr_core.backbones.drawing import MAX_STEPS
 from sr_core.errors import ConfigError
 from sr_core.job import Job
 from sr_core.limits import MAX_OUTPUT_SIDE
@@ -13,6 +14,7 @@ from sr_core.limits import MAX_OUTPUT_SIDE
 FACTOR, EXACT = "By factor", "Exact size"
 YOURS = "Yours"
 _DEFAULT = Job()
+_DRAWN = _DEFAULT.drawing
 
 WidgetValue = Any
 """What a widget hands over."""
@@ -33,8 +35,8 @@ class Settings:
     width: Number = None
     height: Number = None
     dpi: Number = None
-    sampler: str = _DEFAULT.sampler
-    color: str = _DEFAULT.color
+    sampler: str = _DRAWN.sampler
+    color: str = _DRAWN.color
     metric_set: str = _DEFAULT.metric_set
     backbone: str = _DEFAULT.backbone
     adapter: str = _DEFAULT.adapter
@@ -42,6 +44,11 @@ class Settings:
     """Whether an adapter's seeds are drawn by SFT too; means nothing for SFT itself."""
     bit_depth: int = _DEFAULT.bit_depth
     keep_gps: bool = _DEFAULT.keep_gps
+    guidance: Number = None
+    """This and what follows means nothing for a backbone that does not have it."""
+    prompt: str | None = None
+    negative_prompt: str | None = None
+    start: str | None = None
 
     def job(self, *, fidelity_weight: float = 0.5) -> Job:
         """Return the job that the widgets describe; raises ConfigError if a value is missing or out of range."""
@@ -62,7 +69,16 @@ class Settings:
             bit_depth=int(self.bit_depth),
             dpi=_resolution(self.dpi),
             keep_gps=bool(self.keep_gps),
+            **self._own_settings(),
         )
+
+    def _own_settings(self) -> dict[str, Any]:
+        """Return what only the chosen backbone has, where it was given."""
+        if self.backbone not in BACKBONES:
+            return {}
+        defaults = BACKBONES[self.backbone].defaults
+        given = ((name, getattr(self, name)) for name in OWN_SETTINGS if getattr(defaults, name) is not None)
+        return {name: value for name, value in given if value is not None}
 
     def with_preset(self, changes: Mapping[str, Any]) -> "Settings":
         """Return these settings with the fields that a preset sets; names it does not know are passed over."""
@@ -74,12 +90,29 @@ class Settings:
         return asdict(self)
 
 
+OWN_SETTINGS = ("guidance", "prompt", "negative_prompt", "start")
+"""What some backbones have and others do not."""
+
 PRESETS: dict[str, dict[str, Any]] = {
     "Fast": {"num_candidates": 4, "num_steps": 2},
     "Balanced": {"num_candidates": 8, "num_steps": 4},
     "Best": {"num_candidates": 16, "num_steps": 8},
 }
-"""What each named preset sets; everything else stays as it is."""
+"""What each named preset sets for `compact`; everything else stays as it is."""
+
+
+def preset_changes(name: str, backbone: str) -> dict[str, Any]:
+    """Return what a named preset sets; another backbone's steps are half, once or twice its own."""
+    changes, spec = PRESETS[name], BACKBONES.get(backbone)
+    if spec is None:
+        return changes
+    steps = spec.defaults.num_steps * changes["num_steps"] // _DRAWN.num_steps
+    return {**changes, "num_steps": min(MAX_STEPS, max(1, steps))}
+
+
+def backbone_choices() -> list[tuple[str, str]]:
+    """Return (name for people, name) of every backbone."""
+    return [(spec.label, name) for name, spec in BACKBONES.items()]
 
 
 def adapter_choices(backbone: str) -> list[tuple[str, str]]:

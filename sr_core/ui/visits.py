@@ -45,6 +45,12 @@ def job_of(run: Run) -> Job:
         backbone=values["backbone"],
         adapter=values["adapter"],
         compare_adapter=values.get("compare_adapter"),
+        guidance=values.get("guidance"),
+        prompt=values.get("prompt"),
+        negative_prompt=values.get("negative_prompt"),
+        start=values.get("start"),
+        strength=values.get("strength"),
+        tile=values.get("tile"),
     )
 
 

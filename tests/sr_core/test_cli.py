@@ -10,10 +10,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from spandrel.architectures.Compact import Compact
+from typer.testing import CliRunner
 
-from sr_core.cli import main, parse_size, reference_for, run_folders
+from sr_core.backbones.lora_files import LoraSet, read_lora, write_lora
+from sr_core.cli import app, main, parse_size, reference_for, run_folders
 from sr_core.errors import ConfigError, InputError
 from sr_core.images import read_image, read_size, write_image
+from sr_core.job import Job
 from sr_core.resampling import resize_clamped
 from sr_core.runs import Run
 from tests.explorer_run import photo_pixels, write_run
@@ -33,6 +36,24 @@ def sr(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
         [*SR, *map(str, arguments)],
         cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False,
     )  # fmt: skip
+
+
+def test_every_setting_of_a_large_backbone_reaches_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs: list[Job] = []
+    monkeypatch.setattr("sr_core.cli._upscale_one", lambda photo, folder, job, reference: jobs.append(job))  # noqa: ARG005
+    flags = {
+        "--backbone": "c-sd2", "--steps": "7", "--sampler": "heun", "--guidance": "2.5", "--prompt": "a bird",
+        "--negative-prompt": "blur", "--start": "lq", "--strength": "0.5", "--tile": "96", "--base": "b",
+        "--controlnet": "c", "--lora": "l", "--offload": "model", "--quantize": "4bit",
+    }  # fmt: skip
+    given = [word for pair in flags.items() for word in pair]
+    answer = CliRunner().invoke(app, ["upscale", str(tmp_path / "a.png"), "--out", str(tmp_path), *given])
+    assert answer.exit_code == 0, answer.output
+    (job,) = jobs
+    assert (job.backbone, job.num_steps, job.sampler, job.guidance) == ("c-sd2", 7, "heun", 2.5)
+    assert (job.prompt, job.negative_prompt, job.start, job.strength, job.tile) == ("a bird", "blur", "lq", 0.5, 96)
+    assert dict(job.weights.parts) == {"base": "b", "controlnet": "c", "lora": "l"}
+    assert (job.weights.offload, job.weights.quantize) == ("model", "4bit")
 
 
 @pytest.fixture(scope="module")
@@ -231,3 +252,20 @@ def test_outputs_of_other_tools_join_a_run_from_files_folders_and_zips(tmp_path:
         assert refused.returncode == 2
         assert words in errors_of(refused)[0]
     assert Run.open(run.folder) == joined
+
+
+def test_loras_are_merged_into_one_file_without_a_base(tmp_path: Path) -> None:
+    parts = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        lora = LoraSet({"a": torch.randn(2, 5)}, {"a": torch.randn(7, 2)}, {"a": 3.0})
+        parts.append(write_lora(tmp_path / f"part{seed}", lora, component="transformer"))
+    out = tmp_path / "out" / "lora.safetensors"
+    words = ["merge-loras", str(out), *map(str, parts), "--weight", "1", "--weight", "0.5"]
+    assert CliRunner().invoke(app, words).exit_code == 0
+    lone = CliRunner().invoke(app, words[:-2])
+    assert isinstance(lone.exception, ConfigError)
+    one, other = (read_lora(path, component="transformer") for path in parts)
+    total = read_lora(out, component="transformer")
+    wanted = one.scale("a") * one.up["a"] @ one.down["a"] + 0.5 * other.scale("a") * other.up["a"] @ other.down["a"]
+    torch.testing.assert_close(total.scale("a") * total.up["a"] @ total.down["a"], wanted)

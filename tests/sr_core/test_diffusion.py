@@ -4,7 +4,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from sr_core.diffusion import PREDICTIONS, convert, diffuse, ends_from_clean, ends_from_epsilon, preserving_alpha
+from sr_core.diffusion import (
+    PREDICTIONS,
+    convert,
+    diffuse,
+    ends_from_clean,
+    ends_from_epsilon,
+    flow_level,
+    preserving_alpha,
+    preserving_level,
+)
 from sr_core.flow import clean_from_velocity, interpolate, noise_from_velocity
 
 KINDS = list(PREDICTIONS)
@@ -80,3 +89,12 @@ def test_what_a_state_does_not_hold_cannot_be_told_from_its_other_end() -> None:
         ends_from_clean(clean, clean, one, zero)
     with pytest.raises(ValueError, match="alpha must be above 0"):
         ends_from_epsilon(noise, noise, zero, one)
+
+
+def test_a_flows_state_is_a_multiple_of_the_variance_preserving_one() -> None:
+    clean, noise = ends()
+    level = preserving_level(SIGMA)
+    torch.testing.assert_close(flow_level(level), SIGMA, atol=1e-6, rtol=1e-5)
+    length = ((1 - SIGMA).square() + SIGMA.square()).sqrt().reshape(-1, 1, 1, 1)
+    preserved = diffuse(clean, noise, preserving_alpha(level), level)
+    torch.testing.assert_close(interpolate(clean, noise, SIGMA) / length, preserved, atol=1e-5, rtol=1e-5)

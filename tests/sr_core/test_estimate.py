@@ -1,11 +1,14 @@
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from sr_core.estimate import BASE_BYTES, CANVAS_BYTES_PER_PIXEL, estimate, free_memory, needed_memory
+from sr_core.backbones import BACKBONES
+from sr_core.backbones.backbone import LoadOptions
+from sr_core.estimate import BASE_BYTES, CANVAS_BYTES_PER_PIXEL, Estimate, estimate, free_memory, needed_memory
 from sr_core.job import Job
 from sr_core.tiling import TILE, plan_tiles
 
@@ -70,6 +73,38 @@ def test_where_nothing_fits_the_estimate_says_so() -> None:
     found = estimate(500, 500, Job(), memory=BASE_BYTES // 2)
     assert found.problem is not None
     assert "no photo of this shape fits" in found.problem
+
+
+LARGE = [name for name, spec in BACKBONES.items() if spec.parts]
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_a_large_backbone_costs_more_the_more_is_asked_of_it(name: str) -> None:
+    def cost(width: int = 300, **settings: Any) -> Estimate:
+        return estimate(width, 300, Job(backbone=name, **settings), memory=PLENTY)
+
+    base = cost()
+    assert base.problem is None
+    assert cost(num_steps=2).seconds < base.seconds < cost(num_candidates=16).seconds
+    assert cost(width=900).seconds > base.seconds
+    assert cost(width=900).num_tiles > base.num_tiles
+    assert cost(tile=64).memory_bytes <= base.memory_bytes
+    small = cost(weights=LoadOptions(quantize="4bit")).memory_bytes
+    assert cost(weights=LoadOptions(offload="sequential")).memory_bytes < small < base.memory_bytes
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_a_large_backbone_that_does_not_fit_names_what_does(name: str) -> None:
+    job = Job(backbone=name)
+    least = estimate(32, 32, job, memory=PLENTY).memory_bytes
+    found = estimate(3000, 2000, job, memory=least + 2**29)
+    assert found.problem is not None
+    match = re.search(r"a photo of (\d+) x (\d+) px fits", found.problem)
+    if match is not None:
+        assert estimate(int(match[1]), int(match[2]), job, memory=least + 2**29).problem is None
+    nothing = estimate(100, 100, job, memory=2**28)
+    assert nothing.problem is not None
+    assert "offload, quantize or a smaller tile" in nothing.problem
 
 
 def machine(root: Path, *, available: int, limit: str | None = None, used: int = 0, cache: int = 0) -> Path:

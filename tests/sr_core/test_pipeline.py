@@ -11,16 +11,19 @@ import pytest
 import torch
 
 from sr_core import pipeline
-from sr_core.errors import ConfigError, InputError
-from sr_core.images import read_image, read_marker, to_uint8, write_image
+from sr_core.backbones.stable_diffusion import StableDiffusion
+from sr_core.errors import ConfigError, InputError, WeightsError
+from sr_core.images import read_image, read_marker, read_output, to_uint8, write_image
 from sr_core.job import Job
 from sr_core.pipeline import Progress, restorer_for, upscale
 from sr_core.resampling import resize_clamped
 from sr_core.restorer import Restorer
 from sr_core.runs import Run
 from sr_core.scoring import score_files
+from sr_core.ui.visits import job_of
 from tests.lora import installed
 from tests.sr_core.test_restorer import Fakes
+from tests.tiny_models import tiny_sd2
 
 TINY: dict[str, Any] = {"num_candidates": 2, "num_steps": 1, "dtype": "float32"}
 
@@ -89,6 +92,77 @@ def test_run_json_says_what_was_done(photo: Path, tmp_path: Path) -> None:
     for candidate in content["candidates"]:
         assert {"seed", "rank", "reward", "scores", "file"} <= candidate.keys()
         assert candidate["scores"].keys() == {metric["key"] for metric in content["metrics"]}
+
+
+@pytest.fixture(scope="module")
+def tiny_sd2_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("weights")
+    tiny_sd2(root / "c-sd2")
+    return root
+
+
+@pytest.fixture
+def tiny_weights(tiny_sd2_weights: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Let tiny weights stand where full ones would, on a machine with room for these."""
+    monkeypatch.setenv("SR_WEIGHTS", str(tiny_sd2_weights))
+    monkeypatch.setattr("sr_core.estimate.usable_memory", lambda job: 2**60)  # noqa: ARG005
+    restorer_for.cache_clear()
+    yield tiny_sd2_weights
+    restorer_for.cache_clear()
+
+
+LARGE: dict[str, Any] = {
+    "num_candidates": 2, "num_steps": 2, "backbone": "c-sd2", "dtype": "float32", "tile": 16, "prompt": "a bird",
+    "start": "lq", "guidance": 2.0,
+}  # fmt: skip
+
+
+def test_a_large_backbones_run_holds_all_that_draws_it_again(
+    photo: Path,
+    tmp_path: Path,
+    tiny_weights: Path,  # noqa: ARG001
+) -> None:
+    run = finished(photo, tmp_path / "run", Job(**LARGE, seed=5))
+    values = json.loads((run.folder / "run.json").read_text(encoding="utf-8"))
+    expected = {
+        "backbone": "c-sd2", "steps": 2, "sampler": "native", "schedule": "linear", "color": "adain", "tile": 16,
+        "guidance": 2.0, "prompt": "a bird", "negative_prompt": "dotted, noise, blur, lowres, smooth", "start": "lq",
+        "strength": 1.0,
+    }  # fmt: skip
+    assert {key: values[key] for key in expected} == expected
+    again = finished(photo, tmp_path / "again", replace(job_of(run), dtype="float32"))
+    for record, other in zip(run.candidates, again.candidates, strict=True):
+        assert np.array_equal(read_output(run.path(record)).pixels, read_output(again.path(other)).pixels)
+    assert (run.folder / "prior.png").is_file()
+
+
+def test_a_tile_that_was_halved_is_a_notice_of_the_run(
+    photo: Path,
+    tmp_path: Path,
+    tiny_weights: Path,  # noqa: ARG001
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sr_core.backbones.latent.LEAST_SIDE", 4)
+    forward = StableDiffusion.forward
+
+    def limited(self: Any, x: torch.Tensor, *rest: Any) -> torch.Tensor:
+        if max(x.shape[-2:]) > 10:
+            raise torch.OutOfMemoryError("out of memory")
+        return forward(self, x, *rest)
+
+    monkeypatch.setattr(StableDiffusion, "forward", limited)
+    run = finished(photo, tmp_path / "run", Job(**{**LARGE, "tile": 64}))
+    assert [word for word in run.values["notices"] if "memory ran out" in word]
+    assert all(record.file is not None for record in run.candidates)
+
+
+def test_missing_weights_are_told_before_the_folder_is_made(
+    photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SR_WEIGHTS", str(tmp_path / "none"))
+    with pytest.raises(WeightsError, match=r"sr weights c-sd2 --download"):
+        next(upscale(photo, tmp_path / "run", Job(backbone="c-sd2")))
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_prior_lies_beside_its_candidates(photo: Path, tmp_path: Path) -> None:

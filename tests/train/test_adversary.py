@@ -34,12 +34,13 @@ from tests.train.conftest import SEED, Values
 from train.adversary import adversary_policy, rank_sweep, train_adversary
 from train.baselines import BUILT_IN, FailureSource, over_sharpened, over_smoothed
 from train.checkpoints import load_checkpoint
+from train.compact_trainee import CompactModel, load_policy
 from train.config import parse_recipe
 from train.data import seeded_generator
 from train.imitation import imitation
 from train.losses import exponent_of, pulled_back, trusted_guess
 from train.policy import ADVERSARY, POLICY, REFERENCE, HeadPolicy
-from train.prefer import CompactModel, PairSource, load_policy, train_prefer, training_pairs
+from train.prefer import PairSource, train_prefer, training_pairs
 from train.preference_config import PreferRecipe
 from train.steps import PairBatch, adversarial_loser, clean_step, preference_step
 from train.store import GroupStore, Window, group_store

@@ -12,13 +12,12 @@ from train.checkpoints import (
     finished,
     latest_checkpoint,
     load_checkpoint,
-    optimizer_tensors,
     replace_tensors,
     replace_text,
-    restore_optimizer,
     save_checkpoint,
     step_folder,
 )
+from train.optimizers import optimizer_tensors, restore_optimizer
 
 
 def checkpoint(value: float = 1.0) -> Checkpoint:

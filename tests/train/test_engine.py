@@ -10,7 +10,7 @@ from torch import nn
 
 from sr_core.errors import ConfigError
 from train.config import OptimConfig
-from train.engine import RunSettings, ema_rate_at, fit, learning_rate_at, move_average
+from train.engine import RunSettings, accumulate, ema_rate_at, fit, learning_rate_at, move_average
 from train.steps import StepOutput
 
 
@@ -203,3 +203,29 @@ def test_evaluation_sees_the_average_at_its_interval_and_at_the_end(tmp_path: Pa
     figures = {line["step"]: line["figure"] for line in log_of(tmp_path) if "figure" in line}
     assert list(figures) == [5, 10, 12]
     assert figures[12] == float(average["weight"])
+
+
+def test_micro_batches_give_the_loss_metrics_and_gradients_of_the_whole_batch() -> None:
+    x = torch.randn(12, generator=torch.Generator().manual_seed(2))
+
+    def output_of(model: Line, part: slice) -> StepOutput:
+        error = (model.weight * x[part] - 3 * x[part]).square()
+        return StepOutput(error.mean(), {"error": error.detach().mean()})
+
+    whole, parted = Line(), Line()
+    expected = accumulate(output_of(whole, slice(None)))
+    found = accumulate(output_of(parted, slice(k, k + 4)).share_of(3) for k in (0, 4, 8))
+    torch.testing.assert_close(found.loss, expected.loss)
+    torch.testing.assert_close(found.metrics["error"], expected.metrics["error"])
+    torch.testing.assert_close(parted.weight.grad, whole.weight.grad)
+    with pytest.raises(ValueError, match="at least one micro-batch"):
+        accumulate(iter(()))
+
+
+def test_a_run_without_averaging_returns_its_last_weights_and_resumes(tmp_path: Path) -> None:
+    whole, half, rest = Line(), Line(), Line()
+    average = fit(whole, whole.step, optim(ema_rate=1.0, decay_steps=0), settings(tmp_path / "whole"))
+    assert torch.equal(average["weight"], whole.weight)
+    fit(half, half.step, optim(ema_rate=1.0, decay_steps=0, max_steps=8), settings(tmp_path / "half"))
+    resumed = fit(rest, rest.step, optim(ema_rate=1.0, decay_steps=0), settings(tmp_path / "half", resume=True))
+    assert torch.equal(resumed["weight"], whole.weight)

@@ -1,19 +1,20 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from sr_core.errors import ConfigError
+from sr_core.errors import ConfigError, WeightsError
 from train.adversary import train_adversary
-from train.config import SftRecipe, load_recipe, recipe_sections, recipe_values
+from train.config import SftRecipe, load_recipe, parse_recipe, recipe_sections, recipe_values
 from train.prefer import train_prefer
 from train.preference_config import CurateRecipe, PreferRecipe
 
 FOLDER = Path(__file__).parents[2] / "train" / "recipes"
 RECIPES = sorted(FOLDER.glob("*.yaml"))
 PREFERENCE = [path for path in RECIPES if "objective" in recipe_sections(path)]
-UNAVAILABLE = [path for path in PREFERENCE if not path.name.startswith("compact")]
+LARGE = [path for path in PREFERENCE if not path.name.startswith("compact")]
 
 
 def load(path: Path) -> PreferRecipe:
@@ -23,7 +24,7 @@ def load(path: Path) -> PreferRecipe:
 def test_the_recipes_of_both_papers_and_of_compact_are_there() -> None:
     names = {path.stem for path in RECIPES}
     assert names >= {f"compact_{name}" for name in ("sft", "curate", "hpo", "sobolev_dpo", "as_dpo")}
-    assert {path.stem for path in UNAVAILABLE} == {"dp2o_sd2", "dp2o_flux", "asasr_flux"}
+    assert {path.stem for path in LARGE} == {"dp2o_sd2", "dp2o_flux", "asasr_flux"}
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
@@ -42,14 +43,35 @@ def test_every_preference_recipe_states_beta_in_all_units(path: Path) -> None:
     assert paper == (2 * objective.beta if objective.name == "hpo" else objective.beta)
 
 
-@pytest.mark.parametrize("path", UNAVAILABLE, ids=lambda path: path.name)
-def test_a_recipe_whose_backbone_is_missing_says_so(path: Path) -> None:
+@pytest.mark.parametrize("path", LARGE, ids=lambda path: path.name)
+def test_a_recipe_whose_weights_are_missing_says_what_to_get(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SR_WEIGHTS", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     recipe = load(path)
-    with pytest.raises(ConfigError, match=f"preference training of {recipe.backbone.name} is not available"):
+    with pytest.raises(WeightsError, match=f"type: sr weights {recipe.backbone.name} --download"):
         train_prefer(recipe)
     if recipe.adversary is not None:
-        with pytest.raises(ConfigError, match=f"{recipe.backbone.name} is not available"):
+        with pytest.raises(WeightsError, match="lora: ASASR's super-resolution LoRA"):
             train_adversary(recipe)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"backbone": {"base": "weights"}}, "compact has no base"),
+        ({"levels": "steps"}, "compact has no diffusion schedule"),
+        ({"gradient_checkpointing": True}, "no gradient_checkpointing"),
+        ({"optim": {"micro_batch": 7}}, "micro_batch must divide batch_size"),
+    ],
+)
+def test_settings_of_large_backbones_are_refused_for_compact(changes: dict[str, Any], words: str) -> None:
+    values = recipe_values(load(FOLDER / "compact_hpo.yaml"))
+    for name, value in changes.items():
+        values[name] = {**values[name], **value} if isinstance(value, dict) else value
+    with pytest.raises(ConfigError, match=words):
+        parse_recipe(PreferRecipe, values, "test")
 
 
 def test_the_papers_settings_are_those_of_the_papers() -> None:
@@ -57,6 +79,7 @@ def test_the_papers_settings_are_those_of_the_papers() -> None:
     assert [(r.pairs.num_candidates, r.pairs.top) for r in (small, large)] == [(32, 8), (64, 4)]
     assert [(r.draw.num_steps, r.draw.guidance) for r in (small, large)] == [(50, 3.5), (25, 2.5)]
     for recipe in (small, large):
+        assert recipe.lora.train == "full"
         assert (recipe.optim.batch_size, recipe.optim.learning_rate, recipe.optim.max_steps) == (1024, 2e-5, 1000)
     assert asasr.adversary is not None
     assert (asasr.optim.learning_rate, asasr.adversary.optim.learning_rate) == (1e-5, 5e-5)

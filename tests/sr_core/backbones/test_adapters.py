@@ -4,15 +4,31 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import FluxTransformer2DModel
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from sr_core.backbones.adapters import convolution_names, merge_adapter
+from sr_core.backbones.adapters import (
+    active_loras,
+    add_lora,
+    convolution_names,
+    load_lora,
+    lora_names,
+    lora_parameters,
+    lora_set,
+    merge_adapter,
+    merge_loras,
+    use_loras,
+    using_loras,
+)
 from sr_core.backbones.flow_head import FlowHead
-from sr_core.errors import WeightsError
+from sr_core.backbones.flux import LORA_TARGETS
+from sr_core.backbones.lora_files import LoraSet, sum_loras, write_lora
+from sr_core.errors import ConfigError, WeightsError
 from tests.sr_core.backbones.conftest import random_head
 from tests.sr_core.backbones.test_flow_head import photo_input
+from tests.tiny_flux import TRANSFORMER, flux_inputs, random_lora, randomise
 
 
 def prediction(head: FlowHead) -> torch.Tensor:
@@ -109,3 +125,150 @@ def test_another_kind_of_adapter_is_refused(tmp_path: Path) -> None:
     path.write_text(json.dumps({**settings, "peft_type": "PREFIX_TUNING"}), encoding="utf-8")
     with pytest.raises(WeightsError):
         merge_adapter(head, tmp_path)
+
+
+ONE, OTHER = "one", "other"
+
+
+@pytest.fixture
+def flux() -> FluxTransformer2DModel:
+    """Return a small FLUX transformer with two LoRA sets, none of them at work."""
+    transformer = FluxTransformer2DModel(**TRANSFORMER).eval().requires_grad_(False)
+    randomise(transformer, 0)
+    sets = [random_lora(copy.deepcopy(transformer), seed, rank=rank) for seed, rank in ((1, 4), (2, 3))]
+    for name, lora in zip((ONE, OTHER), sets, strict=True):
+        load_lora(transformer, name, lora)
+    return transformer
+
+
+def flux_prediction(transformer: FluxTransformer2DModel) -> torch.Tensor:
+    return transformer(**flux_inputs(), return_dict=False)[0].detach()
+
+
+def test_loading_sets_puts_none_at_work(flux: FluxTransformer2DModel) -> None:
+    assert lora_names(flux) == (ONE, OTHER)
+    assert active_loras(flux) == ()
+    bare = FluxTransformer2DModel(**TRANSFORMER)
+    randomise(bare, 0)
+    torch.testing.assert_close(flux_prediction(flux), flux_prediction(bare))
+
+
+def test_two_sets_at_work_equal_their_sum_as_one(flux: FluxTransformer2DModel) -> None:
+    use_loras(flux, (ONE, OTHER))
+    both = flux_prediction(flux)
+    load_lora(flux, "total", sum_loras([lora_set(flux, ONE), lora_set(flux, OTHER)]))
+    use_loras(flux, ("total",))
+    torch.testing.assert_close(flux_prediction(flux), both, atol=1e-5, rtol=1e-5)
+    use_loras(flux, (ONE,))
+    assert float((flux_prediction(flux) - both).abs().max()) > 1e-2
+
+
+def test_merged_weights_predict_what_the_sets_at_work_predict(flux: FluxTransformer2DModel) -> None:
+    names = {name.replace(".base_layer", "") for name in flux.state_dict() if "lora_" not in name}
+    use_loras(flux, (ONE, OTHER))
+    both = flux_prediction(flux)
+    merge_loras(flux, (ONE, OTHER))
+    torch.testing.assert_close(flux_prediction(flux), both, atol=1e-5, rtol=1e-5)
+    assert set(flux.state_dict()) == names
+    assert lora_names(flux) == ()
+
+
+def test_merging_one_set_leaves_the_other_out(flux: FluxTransformer2DModel) -> None:
+    use_loras(flux, (OTHER,))
+    one = copy.deepcopy(flux)
+    use_loras(one, (ONE,))
+    wanted = flux_prediction(one)
+    merge_loras(flux, (ONE,))
+    torch.testing.assert_close(flux_prediction(flux), wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_a_fresh_set_changes_nothing_and_its_seed_decides_it(flux: FluxTransformer2DModel) -> None:
+    use_loras(flux, (ONE,))
+    before = flux_prediction(flux)
+    for name, seed in (("a", 5), ("b", 5), ("c", 6)):
+        add_lora(flux, name, rank=2, alpha=2.0, targets=LORA_TARGETS, seed=seed)
+    assert active_loras(flux) == (ONE,)
+    use_loras(flux, (ONE, "a"))
+    assert torch.equal(flux_prediction(flux), before)
+    a, b, c = (lora_set(flux, name).down["x_embedder"] for name in "abc")
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+
+
+def test_a_block_with_other_sets_restores_sets_and_gradients_even_if_it_fails(flux: FluxTransformer2DModel) -> None:
+    use_loras(flux, (ONE, OTHER), trained=OTHER)
+    before = {name for name, parameter in flux.named_parameters() if parameter.requires_grad}
+    assert before == {name for name, _ in flux.named_parameters() if f".{OTHER}." in name}
+
+    def fail() -> None:
+        with using_loras(flux, ()):
+            assert active_loras(flux) == ()
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert active_loras(flux) == (ONE, OTHER)
+    assert {name for name, parameter in flux.named_parameters() if parameter.requires_grad} == before
+
+
+def test_only_the_trained_set_learns(flux: FluxTransformer2DModel) -> None:
+    use_loras(flux, (ONE, OTHER), trained=OTHER)
+    flux(**flux_inputs(), return_dict=False)[0].square().mean().backward()
+    assert all(p.grad is None for p in lora_parameters(flux, ONE).values())
+    assert all(p.grad is not None for p in lora_parameters(flux, OTHER).values())
+
+
+def test_the_listed_layers_are_asasrs_and_no_others(flux: FluxTransformer2DModel) -> None:
+    layers = set(lora_set(flux, ONE).down)
+    double = {"norm1.linear", "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0", "ff.net.2"}
+    single = {"norm.linear", "proj_mlp", "proj_out", "attn.to_q", "attn.to_k", "attn.to_v"}
+    wanted = {f"transformer_blocks.{k}.{name}" for k in (0, 1) for name in double}
+    wanted |= {f"single_transformer_blocks.{k}.{name}" for k in (0, 1) for name in single}
+    assert layers == {"x_embedder", *wanted}
+
+
+@pytest.mark.parametrize("kind", ["lora.safetensors", "folder"])
+def test_an_exported_sum_is_loaded_by_diffusers_and_peft_themselves(
+    flux: FluxTransformer2DModel, tmp_path: Path, kind: str
+) -> None:
+    use_loras(flux, (ONE, OTHER))
+    both = flux_prediction(flux)
+    total = sum_loras([lora_set(flux, ONE), lora_set(flux, OTHER)])
+    path = write_lora(tmp_path / kind, total, component="transformer")
+    bare = FluxTransformer2DModel(**TRANSFORMER).eval()
+    randomise(bare, 0)
+    if kind == "folder":
+        from peft import PeftModel
+
+        loaded = PeftModel.from_pretrained(bare, str(path)).base_model.model
+    else:
+        bare.load_lora_adapter(str(path.parent), weight_name=path.name, local_files_only=True)
+        loaded = bare
+    torch.testing.assert_close(flux_prediction(loaded), both, atol=1e-5, rtol=1e-5)
+
+
+def test_a_set_for_another_network_is_refused_by_the_layer(flux: FluxTransformer2DModel) -> None:
+    lora = lora_set(flux, ONE)
+    renamed = LoraSet({"blocks.0": lora.down["x_embedder"]}, {"blocks.0": lora.up["x_embedder"]}, {"blocks.0": 4.0})
+    with pytest.raises(WeightsError, match=r"this one has no layer blocks\.0"):
+        load_lora(flux, "new", renamed)
+    narrow = lora._replace(down=lora.down | {"x_embedder": lora.down["x_embedder"][:, :60]})
+    with pytest.raises(WeightsError, match="x_embedder must map 64 to 32 values, got 60 to 32"):
+        load_lora(flux, "new", narrow)
+
+
+def test_names_that_are_not_there_or_taken_are_refused(flux: FluxTransformer2DModel) -> None:
+    for call in (lambda: use_loras(flux, ("no",)), lambda: lora_set(flux, "no"), lambda: merge_loras(flux, ["no"])):
+        with pytest.raises(ConfigError, match="one of one, other, got 'no'"):
+            call()
+    with pytest.raises(ConfigError, match="a name of its own"):
+        load_lora(flux, ONE, lora_set(flux, OTHER))
+    with pytest.raises(ConfigError, match="must name layers"):
+        add_lora(flux, "new", rank=2, alpha=2.0, targets="nothing_like_it")
+
+
+def test_a_quantised_base_is_not_merged_into(flux: FluxTransformer2DModel) -> None:
+    layer = flux.get_submodule("x_embedder.base_layer")
+    layer.weight = nn.Parameter(layer.weight.to(torch.int8), requires_grad=False)
+    with pytest.raises(ConfigError, match="full precision"):
+        merge_loras(flux, [ONE])

@@ -4,7 +4,7 @@ import pytest
 
 from sr_core.errors import ConfigError
 from sr_core.job import Job
-from sr_core.ui.settings import EXACT, PRESETS, Settings, adapter_choices, describe_adapters
+from sr_core.ui.settings import EXACT, PRESETS, Settings, adapter_choices, backbone_choices, describe_adapters
 from tests.lora import installed
 
 
@@ -20,6 +20,18 @@ def test_the_balanced_preset_is_the_default() -> None:
 def test_every_preset_is_a_job(name: str) -> None:
     job = Settings().with_preset(PRESETS[name]).job()
     assert job.num_candidates == PRESETS[name]["num_candidates"]
+
+
+def test_what_a_backbone_does_not_have_is_left_aside() -> None:
+    settings = Settings(guidance=7.0, prompt="a bird", negative_prompt="blur", start="lq")
+    assert settings.job() == Job()
+    large = Settings(**{**settings.saved(), "backbone": "c-flux", "sampler": "native", "num_steps": 25}).job()
+    assert (large.guidance, large.prompt, large.negative_prompt, large.start) == (7.0, "a bird", None, "lq")
+
+
+def test_every_backbone_can_be_chosen_by_a_name_for_people() -> None:
+    assert [value for _, value in backbone_choices()] == ["compact", "c-sd2", "sd15", "sdxl", "c-flux", "flux-lora"]
+    assert all(label != name for label, name in backbone_choices())
 
 
 def test_the_own_preset_comes_back_as_it_was() -> None:

@@ -1,0 +1,40 @@
+"""Sample grids of a latent backbone at fixed seeds: the same photographs and seeds for reference and policy."""
+
+from pathlib import Path
+
+import torch
+from PIL import Image as PillowImage
+
+from sr_core.backbones.latent import LatentBackbone
+from sr_core.files import replacing
+from sr_core.images import from_uint8, to_uint8
+from sr_core.preference_data.dataset import PreferenceDataset
+from train.latent_policy import LatentPolicy
+from train.policy import POLICY, REFERENCE
+from train.samples import GROUPS, SEEDS
+
+
+def latent_grid(dataset: PreferenceDataset, backbone: LatentBackbone, policy: LatentPolicy, folder: Path) -> Path:
+    """Write the next grid into `folder` and return its path.
+
+    One row per photograph: the enlarged LQ, then for each seed the reference and the policy.
+    """
+    rows = []
+    for index in range(min(GROUPS, len(dataset))):
+        condition = backbone.encode(from_uint8(dataset.group(index).lq))
+        cells = [backbone.prior_image(condition).cpu()]
+        for seed in SEEDS:
+            for name in (REFERENCE, POLICY):
+                with torch.no_grad(), policy.using(name):
+                    # Bound inside: it must see the branch that the block put in place.
+                    drawing = backbone.bound(backbone.drawing)
+                    latent = drawing.draw(condition, [seed], lambda: None)
+                cells.append(backbone.decode(latent, condition).clamp(0, 1).cpu())
+        rows.append(torch.cat(cells, -1))
+    width = max(row.shape[-1] for row in rows)
+    grid = torch.cat([torch.nn.functional.pad(row, (0, width - row.shape[-1])) for row in rows], -2)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"grid_{len(list(folder.glob('grid_*.png'))):04d}.png"
+    with replacing(path) as file:
+        PillowImage.fromarray(to_uint8(grid)).save(file, format="PNG")
+    return path
