@@ -231,7 +231,9 @@ def step_function(recipe: PreferRecipe, source: PairSource, processes: Processes
         levels = levels.clamp_max(model.parametrisation.highest_level)
         noise = torch.randn((optim.batch_size, *batch.winner.shape[1:]), generator=generator)
         level, own_noise = levels[share].to(model.device), noise[share].to(model.device)
-        return preference_step(model, batch, recipe.objective, level, own_noise, trust_radius=trust_radius)
+        return preference_step(
+            model, batch, recipe.objective, level, own_noise, trust_radius=trust_radius, mean_of_all=processes.mean
+        )
 
     return step
 
@@ -270,8 +272,6 @@ def train_prefer(recipe: PreferRecipe, *, resume: bool = False, policy_start: Pa
         replace_text(output / "recipe.json", json.dumps(recipe_values(recipe), indent=1))
         replace_text(output / "weights.json", json.dumps(_weights_summary(pairs)))
     model = CompactModel(policy, dtype, device)
-    if recipe.objective.name == "kto" and processes.count > 1:
-        raise ConfigError("kto compares each sample with its whole batch; run it in one process")
     fixed = {
         "reference": policy.reference_hash(),
         "dataset": dataset.digest,
@@ -290,10 +290,11 @@ def train_prefer(recipe: PreferRecipe, *, resume: bool = False, policy_start: Pa
         processes=processes,
     )
 
-    def draw_samples(average: dict[str, Tensor]) -> dict[str, float]:
+    def draw_samples(done: int, average: dict[str, Tensor]) -> dict[str, float]:
         if isinstance(policy, HeadPolicy):
             policy.save(output / "latest", tensors=average)
-            sample_grid(dataset, recipe, head_file(recipe.backbone), output / "latest", output / "samples")
+            grid = output / "samples" / f"grid_{done:08d}.png"
+            sample_grid(dataset, recipe, head_file(recipe.backbone), output / "latest", grid)
         return {}
 
     step = step_function(recipe, PairSource(recipe, store, pairs, model), processes)

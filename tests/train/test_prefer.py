@@ -236,6 +236,19 @@ def test_resuming_nothing_is_an_error(recipe_values_of: Callable[..., Values], t
         run(recipe_values_of(tmp_path), resume=True)
 
 
+def test_samples_are_named_by_their_step_and_a_resumed_run_replaces_its_own(
+    recipe_values_of: Callable[..., Values], tmp_path: Path
+) -> None:
+    optim = {"max_steps": 6, "decay_steps": 0}
+    run(recipe_values_of(tmp_path, sample_every=2, checkpoint_every=3, optim=optim))
+    grids = sorted(path.name for path in (tmp_path / "samples").iterdir())
+    assert grids == ["grid_00000002.png", "grid_00000004.png", "grid_00000006.png"]
+    before = {name: (tmp_path / "samples" / name).read_bytes() for name in grids}
+    shutil.rmtree(tmp_path / "checkpoints" / "step_00000006")
+    run(recipe_values_of(tmp_path, sample_every=2, checkpoint_every=3, optim=optim), resume=True)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "samples").iterdir()} == before
+
+
 @pytest.mark.parametrize("name", sorted(set(OBJECTIVES) - {"as_dpo"}))
 def test_every_objective_trains_an_adapter_and_leaves_its_reference_alone(
     name: str, recipe_values_of: Callable[..., Values], tmp_path: Path
@@ -297,12 +310,14 @@ LAUNCHERS = {
 }
 
 
-@pytest.mark.parametrize("launcher", sorted(LAUNCHERS))
+@pytest.mark.parametrize(("launcher", "name"), [("accelerate", "hpo"), ("torchrun", "hpo"), ("torchrun", "kto")])
 def test_two_processes_train_what_one_does(
-    launcher: str, recipe_values_of: Callable[..., Values], tmp_path: Path
+    launcher: str, name: str, recipe_values_of: Callable[..., Values], tmp_path: Path
 ) -> None:
-    alone = run(recipe_values_of(tmp_path / "one"))
-    recipe = write_recipe(tmp_path / "recipe.yaml", recipe_values_of(tmp_path / "two", trackers=["tensorboard"]))
+    changes = {"objective": {"name": name}}
+    alone = run(recipe_values_of(tmp_path / "one", **changes))
+    values = recipe_values_of(tmp_path / "two", trackers=["tensorboard"], **changes)
+    recipe = write_recipe(tmp_path / "recipe.yaml", values)
     command, count = LAUNCHERS[launcher]
     done = subprocess.run(
         [sys.executable, "-m", *command, "-m", "train", "prefer", str(recipe)],
