@@ -19,6 +19,7 @@ import yaml
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+import train.prefer
 from sr_core.errors import ConfigError
 from sr_core.preference_data.dataset import open_dataset
 from sr_core.preference_data.export import export_runs
@@ -237,16 +238,23 @@ def test_resuming_nothing_is_an_error(recipe_values_of: Callable[..., Values], t
 
 
 def test_samples_are_named_by_their_step_and_a_resumed_run_replaces_its_own(
-    recipe_values_of: Callable[..., Values], tmp_path: Path
+    recipe_values_of: Callable[..., Values], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    optim = {"max_steps": 6, "decay_steps": 0}
-    run(recipe_values_of(tmp_path, sample_every=2, checkpoint_every=3, optim=optim))
-    grids = sorted(path.name for path in (tmp_path / "samples").iterdir())
-    assert grids == ["grid_00000002.png", "grid_00000004.png", "grid_00000006.png"]
-    before = {name: (tmp_path / "samples" / name).read_bytes() for name in grids}
+    written: list[tuple[str, bytes]] = []
+
+    def grid(_dataset: object, _recipe: object, _head: Path, adapter: Path, path: Path) -> Path:
+        written.append((path.name, (adapter / "adapter_model.safetensors").read_bytes()))
+        return path
+
+    monkeypatch.setattr(train.prefer, "sample_grid", grid)
+    values = recipe_values_of(tmp_path, sample_every=2, checkpoint_every=3, optim={"max_steps": 6, "decay_steps": 0})
+    run(values)
+    unbroken = list(written)
+    assert [name for name, _ in unbroken] == ["grid_00000002.png", "grid_00000004.png", "grid_00000006.png"]
     shutil.rmtree(tmp_path / "checkpoints" / "step_00000006")
-    run(recipe_values_of(tmp_path, sample_every=2, checkpoint_every=3, optim=optim), resume=True)
-    assert {path.name: path.read_bytes() for path in (tmp_path / "samples").iterdir()} == before
+    written.clear()
+    run(values, resume=True)
+    assert written == unbroken[1:]
 
 
 @pytest.mark.parametrize("name", sorted(set(OBJECTIVES) - {"as_dpo"}))
