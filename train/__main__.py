@@ -126,6 +126,22 @@ def ablate(
 
 
 @app.command()
+def contrast(
+    out: Annotated[Path, typer.Argument(help="Folder of `ablate` with finished rows.")],
+    ours: Annotated[str, typer.Argument(help="A row's name, or several between semicolons, of which the best counts.")],
+    theirs: Annotated[str, typer.Argument(help="What it is compared with, in the same way.")],
+    equal_winner_error: Annotated[
+        bool, typer.Option("--equal-winner-error", help="Read the further row where its winners moved equally far.")
+    ] = False,
+) -> None:
+    """Compare two kinds of ablation rows, each at its best setting or at equal movement of the winners."""
+    from train.contrast import contrast as run
+
+    names = [tuple(part for part in side.split(";") if part) for side in (ours, theirs)]
+    typer.echo(run(out, *names, equal_winner_error=equal_winner_error))
+
+
+@app.command()
 def export(
     dataset: Annotated[Path, typer.Argument(help="Folder that `curate` or the page's export made.")],
     out: Annotated[Path, typer.Option(help="Folder for the exported table, or for the runs.")],

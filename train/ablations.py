@@ -55,11 +55,16 @@ ABLATIONS: dict[str, tuple[str, ...]] = {
     ),
     "HPO, M = 4, N/M 1/2": (*HPO, "pairs.num_candidates=4", "pairs.top=2"),
     "HPO, M = 4, N/M 1/4": (*HPO, "pairs.num_candidates=4", "pairs.top=1"),
+    "multi-pair DPO, beta 50": (*PLAIN, "objective.beta=50"),
+    "multi-pair DPO, beta 800": (*PLAIN, "objective.beta=800"),
+    "HPO, anchor 4": (*HPO, "objective.anchor=4.0"),
     "Sobolev-DPO, s = 0": (*SOBOLEV, "objective.exponent=0.0"),
     "Sobolev-DPO, s = 0.5": (*SOBOLEV, "objective.exponent=0.5"),
     "Sobolev-DPO, s = 1": (*SOBOLEV, "objective.exponent=1.0"),
     "Sobolev-DPO, s = 1.5": (*SOBOLEV, "objective.exponent=1.5"),
     "Sobolev-DPO, s = 2": (*SOBOLEV, "objective.exponent=2.0"),
+    "Sobolev-DPO, beta 50": (*SOBOLEV, "objective.beta=50"),
+    "Sobolev-DPO, beta 800": (*SOBOLEV, "objective.beta=800"),
     "DPO on supervised pairs": (*PLAIN, "pairs.source=supervised"),
     "AS-DPO": ("objective.name=as_dpo",),
     "AS-DPO, Euclidean guidance": ("objective.name=as_dpo", "objective.guidance=euclidean"),
@@ -76,10 +81,11 @@ def slug(name: str) -> str:
 def run_ablations(path: Path, overrides: tuple[str, ...], out: Path, only: tuple[str, ...] = ()) -> dict[str, Any]:
     """Train every row, or those asked for, and judge it on the recipe's held-out photographs.
 
-    `only` holds parts of names, or whole ones after "=". Finished rows are not trained again and a killed one goes on.
+    `only` holds parts of names, or whole ones after "=", and its order is the order of the rows. Finished rows are not
+    trained again and a killed one goes on.
     Writes `ablations.json` and `ablations.md` into `out`.
     """
-    chosen = {name: changes for name, changes in ABLATIONS.items() if not only or _asked(name, only)}
+    chosen = {name: ABLATIONS[name] for name in chosen_rows(only)}
     recipes = {
         name: load_recipe(PreferRecipe, path, (*overrides, *changes, f"output={out / slug(name)}"))
         for name, changes in chosen.items()
@@ -101,8 +107,15 @@ def run_ablations(path: Path, overrides: tuple[str, ...], out: Path, only: tuple
     return rows
 
 
-def _asked(name: str, only: tuple[str, ...]) -> bool:
-    return any(part == f"={name}" or part in name for part in only)
+def chosen_rows(only: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names that `only` asks for, in its order, or all; raises ConfigError where a part asks for none."""
+    found: dict[str, None] = {}
+    for part in only:
+        names = [name for name in ABLATIONS if part in (f"={name}", name) or (part[:1] != "=" and part in name)]
+        if not names:
+            raise ConfigError(f"--only must hold parts of row names, or =NAME; {part!r} fits none of {list(ABLATIONS)}")
+        found |= dict.fromkeys(names)
+    return tuple(found or ABLATIONS)
 
 
 def _last_line(folder: Path) -> dict[str, Any]:

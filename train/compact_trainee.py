@@ -18,7 +18,7 @@ from train.losses import OBJECTIVES
 from train.policy import ADVERSARY, POLICY, REFERENCE, FullPolicy, HeadPolicy, TrainedTensors
 from train.preference_config import BackboneConfig, PreferRecipe
 from train.processes import Processes
-from train.samples import sample_grid
+from train.samples import sample_grid, sample_path
 from train.steps import PARAMETRISATIONS, Parametrisation
 from train.store import GroupStore, group_store, head_conditions
 from train.trainees import ADAPTER, Place
@@ -146,11 +146,12 @@ class CompactTrainee:
             hashes["policy_start"] = self.policy.set_hash(POLICY)
         return hashes
 
-    def draw_samples(self, dataset: PreferenceDataset, average: dict[str, Tensor], output: Path) -> None:
+    def draw_samples(self, dataset: PreferenceDataset, average: dict[str, Tensor], output: Path, done: int) -> None:
         """Write a grid of samples; a head of which all weights move gives none."""
         if isinstance(self.policy, HeadPolicy):
             self.policy.save(output / "latest", tensors=average)
-            sample_grid(dataset, self.recipe, head_file(self.recipe.backbone), output / "latest", output / "samples")
+            path = sample_path(output, done)
+            sample_grid(dataset, self.recipe, head_file(self.recipe.backbone), output / "latest", path)
 
     def write(self, average: dict[str, Tensor], output: Path) -> None:
         """Write the policy beside its reference, or the whole head."""

@@ -15,7 +15,7 @@ from sr_core.errors import InputError
 from sr_core.images import from_uint8, to_uint8
 from sr_core.noise import GENERATOR
 from sr_core.preference_data.run_groups import run_group
-from sr_core.preference_data.shards import Origin, ScoredGroup
+from sr_core.preference_data.shards import UNKNOWN_LICENSE, Origin, ScoredGroup
 from sr_core.restorer import MAX_CANDIDATES, Candidate
 from sr_core.rewards import GroupScorer, GroupScores
 from sr_core.tensors import Enlarged, Image
@@ -123,4 +123,5 @@ class Workshop:
             tile_cfg=json.dumps({"tile": TILE}),
             preset=preset,
             photo=f"{entry['photo']}@{entry['row']},{entry['column']}",
+            license=self.plan.licenses.get(entry["photo"], UNKNOWN_LICENSE),
         )

@@ -1,7 +1,7 @@
 """What a recipe of curation comes to on this machine, checked before anything is drawn."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,6 +45,8 @@ class Plan:
     """Index of the packed crops; empty where only runs are added."""
     sources: dict[str, Any]
     """Digests of all that is read: with the recipe they settle the dataset."""
+    licenses: dict[str, str] = field(default_factory=dict)
+    """Licence of a photograph by its file name, where the recipe states one."""
 
     @property
     def adapter(self) -> str:
@@ -100,6 +102,27 @@ def _crop_index(folder: Path) -> dict[str, Any]:
     return content
 
 
+def read_licenses(path: Path) -> dict[str, str]:
+    """Return {file name: licence} of a recipe's file {licence: [file names]}.
+
+    Raises ConfigError if it is not such a file or gives a photograph two licences.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"licenses must name a JSON file {{licence: [file names]}}: {path}: {error}") from None
+    found: dict[str, str] = {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"licenses must name a JSON file {{licence: [file names]}}, {path} holds no such mapping")
+    for licence, names in content.items():
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ConfigError(f"{path}: {licence!r} must hold a list of file names")
+        for name in names:
+            if found.setdefault(name, licence) != licence:
+                raise ConfigError(f"{path}: {name} must have one licence, got {found[name]!r} and {licence!r}")
+    return found
+
+
 def _crop_order(recipe: CurateRecipe, count: int) -> list[int]:
     """Return which crops are used, drawn without replacement."""
     wanted = recipe.num_groups or count
@@ -124,10 +147,14 @@ def make_plan(recipe: CurateRecipe, device: str) -> Plan:
         crops = _crop_index(Path(recipe.crops))
         order = _crop_order(recipe, len(crops["crops"]))
         sources |= {**_backbone_sources(recipe), "crops": crops["sha256"]}
+    licenses: dict[str, str] = {}
+    if recipe.licenses is not None:
+        licenses = read_licenses(Path(recipe.licenses))
+        sources["licenses"] = sha256_of(Path(recipe.licenses))
     runs = find_runs(recipe.runs, least=2 * recipe.top)
     sources["runs"] = [run_digest(run) for run in runs]
     if len(set(sources["runs"])) < len(runs):
         raise ConfigError("runs must differ from each other; one of them is named twice")
     tasks = [Task(i, crop, None) for i, crop in enumerate(order)]
     tasks += [Task(len(order) + i, None, run) for i, run in enumerate(runs)]
-    return Plan(recipe, device, dtype, tuple(tasks), crops, sources)
+    return Plan(recipe, device, dtype, tuple(tasks), crops, sources, licenses)

@@ -121,15 +121,15 @@ class CachedCrops:
         return hq, lq, prior, trunk.view(torch.float32)
 
     def windows(
-        self, batch_size: int, side: int, generator: torch.Generator
+        self, batch_size: int, side: int, generator: torch.Generator, own: slice = slice(None)
     ) -> tuple[Enlarged, Image, Enlarged, Float[Tensor, "b 64 h w"]]:
-        """Return random windows as (hq, lq, prior, trunk)."""
+        """Return random windows as (hq, lq, prior, trunk): of `batch_size` that are drawn those of the part `own`."""
         crop = self.lq.shape[1]
         if side > crop:
             raise ConfigError(f"window_px must be at most {crop}, got {side}")
         indices = torch.randint(0, len(self), (batch_size,), generator=generator).tolist()
         corners = torch.randint(0, crop - side + 1, (batch_size, 2), generator=generator).tolist()
-        parts = [self.window(i, r, c, side) for i, (r, c) in zip(indices, corners, strict=True)]
+        parts = [self.window(i, r, c, side) for i, (r, c) in zip(indices[own], corners[own], strict=True)]
         hq, lq, prior, trunk = (torch.stack(part) for part in zip(*parts, strict=True))
         return hq, lq, prior, trunk
 

@@ -208,14 +208,14 @@ def fit(
     step: Callable[[int], StepOutput | Iterator[StepOutput]],
     optim: OptimConfig,
     settings: RunSettings,
-    on_evaluate: Callable[[dict[str, Tensor]], dict[str, float]] | None = None,
+    on_evaluate: Callable[[int, dict[str, Tensor]], dict[str, float]] | None = None,
     evaluate_every: int = 0,
 ) -> dict[str, Tensor]:
     """Train `model` in place and return the averaged weights.
 
     `step(i)` must draw its randomness from `i` alone; then a resumed run equals the unbroken one bit for bit. It may
     give its micro-batches one by one, as `accumulate` takes them.
-    `on_evaluate(averaged weights)` returns figures for the log.
+    `on_evaluate(steps done, averaged weights)` returns figures for the log.
     Raises ConfigError if asked to resume where there is nothing or under another recipe, or to start where a run lies,
     and FloatingPointError if the loss is not finite.
     """
@@ -286,7 +286,7 @@ def fit(
             bar.set_postfix(loss=f"{line['loss']:.3f}")
         due = on_evaluate and evaluate_every and (done % evaluate_every == 0 or done == optim.max_steps)
         if on_evaluate and due and processes.is_main:
-            figures = on_evaluate(average)
+            figures = on_evaluate(done, average)
             if figures:
                 report({"step": done, **figures})
         if done % settings.checkpoint_every == 0 or done == optim.max_steps:

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -166,8 +166,24 @@ class Judge:
         return values
 
 
-def _part(folder: Path, key: str, preset: str, photo: Path) -> Path:
-    return folder / "parts" / key / preset / f"{photo.stem}.json"
+class HeldOutPhoto(NamedTuple):
+    """A photograph that judges."""
+
+    path: Path
+    digest: str
+    """SHA-256 of the file, so that another photograph of the same name is another one."""
+
+    def part(self, folder: Path, key: str, preset: str) -> Path:
+        """Return where the scores lie that the adapter and settings of `key` got on this photograph."""
+        return folder / "parts" / key / preset / f"{self.path.stem}.{self.digest[:16]}.json"
+
+
+def held_out_photos(settings: HeldOutConfig) -> list[HeldOutPhoto]:
+    """Return the photographs that the settings name; raises ConfigError if two have the same name."""
+    paths = [path for folder in settings.photos for path in find_photos([Path(folder)])][: settings.limit or None]
+    if len({path.stem for path in paths}) < len(paths):
+        raise ConfigError("held-out photographs must differ in name, two have the same")
+    return [HeldOutPhoto(path, _file_hash(path)) for path in paths]
 
 
 def judge_adapters(
@@ -186,9 +202,7 @@ def judge_adapters(
     """
     processes = Processes()
     dtype = resolve_dtype("auto", "cpu")
-    photos = [path for folder in settings.photos for path in find_photos([Path(folder)])][: settings.limit or None]
-    if len({path.stem for path in photos}) < len(photos):
-        raise ConfigError("held-out photographs must differ in name, two have the same")
+    photos = held_out_photos(settings)
     is_compact = backbone.name == "compact"
     keys = {
         name: candidates_key(path, head, settings, draw, str(dtype))
@@ -199,23 +213,24 @@ def judge_adapters(
     judge: Judge | None = None
     for name, adapter in adapters.items():
         wanted = [(photo, preset) for photo in photos for preset in settings.presets]
-        missing = [w for w in wanted if not _part(out, keys[name], w[1], w[0]).is_file()]
+        missing = [w for w in wanted if not w[0].part(out, keys[name], w[1]).is_file()]
         own = [w for i, w in enumerate(wanted) if i % processes.count == processes.index and w in set(missing)]
         if not own:
             continue
         judge = judge or Judge()
         drawn = _drawer(backbone, head, adapter, settings, draw)
         for photo, preset in tqdm(own, desc=f"judging {name}", unit="photo", disable=not processes.is_main):
-            hq, lq = photo_pair(photo, preset)
+            hq, lq = photo_pair(photo.path, preset)
             values = judge.score(drawn(lq), hq, lq)
-            path = _part(out, keys[name], preset, photo)
+            path = photo.part(out, keys[name], preset)
             path.parent.mkdir(parents=True, exist_ok=True)
             replace_text(path, json.dumps(values))
     processes.wait()
     return {
         name: {
             preset: {
-                photo.stem: json.loads(_part(out, key, preset, photo).read_text(encoding="utf-8")) for photo in photos
+                photo.path.stem: json.loads(photo.part(out, key, preset).read_text(encoding="utf-8"))
+                for photo in photos
             }
             for preset in settings.presets
         }

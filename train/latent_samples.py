@@ -14,8 +14,8 @@ from train.policy import POLICY, REFERENCE
 from train.samples import GROUPS, SEEDS
 
 
-def latent_grid(dataset: PreferenceDataset, backbone: LatentBackbone, policy: LatentPolicy, folder: Path) -> Path:
-    """Write the next grid into `folder` and return its path.
+def latent_grid(dataset: PreferenceDataset, backbone: LatentBackbone, policy: LatentPolicy, path: Path) -> Path:
+    """Write a grid as `path`, a PNG, and return it; one that was there is replaced.
 
     One row per photograph: the enlarged LQ, then for each seed the reference and the policy.
     """
@@ -33,8 +33,7 @@ def latent_grid(dataset: PreferenceDataset, backbone: LatentBackbone, policy: La
         rows.append(torch.cat(cells, -1))
     width = max(row.shape[-1] for row in rows)
     grid = torch.cat([torch.nn.functional.pad(row, (0, width - row.shape[-1])) for row in rows], -2)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"grid_{len(list(folder.glob('grid_*.png'))):04d}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:
         PillowImage.fromarray(to_uint8(grid)).save(file, format="PNG")
     return path

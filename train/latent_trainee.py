@@ -20,6 +20,7 @@ from train.losses import OBJECTIVES
 from train.policy import ADVERSARY, POLICY, TrainedTensors
 from train.preference_config import PreferRecipe
 from train.processes import Processes
+from train.samples import sample_path
 from train.steps import PARAMETRISATIONS, Parametrisation
 from train.trainees import ADAPTER, Place, trained_folder
 
@@ -212,10 +213,10 @@ class LatentTrainee:
             hashes["policy_start"] = self.policy.set_hash(POLICY)
         return hashes
 
-    def draw_samples(self, dataset: PreferenceDataset, average: dict[str, Tensor], output: Path) -> None:
+    def draw_samples(self, dataset: PreferenceDataset, average: dict[str, Tensor], output: Path, done: int) -> None:
         """Write a grid: per photo the enlarged LQ, then for each seed the reference and the averaged policy."""
         with averaged(self.policy.trained(), average):
-            latent_grid(dataset, self.backbone, self.policy, output / "samples")
+            latent_grid(dataset, self.backbone, self.policy, sample_path(output, done))
 
     def write(self, average: dict[str, Tensor], output: Path) -> None:
         """Write the policy: a LoRA as a PEFT folder, a control branch as the releases do."""

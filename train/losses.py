@@ -29,6 +29,11 @@ Norm = Callable[[Latent], PerSample]
 Mask = Float[Tensor, "b 1 h w"]
 
 
+def unchanged(value: Tensor) -> Tensor:
+    """Return the value: the mean over one process alone."""
+    return value
+
+
 class Residuals(NamedTuple):
     """Target minus prediction of both models on the same input; a reference-free objective needs no reference."""
 
@@ -66,6 +71,8 @@ class Evidence(NamedTuple):
     residuals: PairResiduals
     norm: Norm
     """The weighted error that made `errors`, for other residuals."""
+    mean_of_all: Callable[[Tensor], Tensor]
+    """Mean over the processes that share the batch."""
 
 
 class Terms(NamedTuple):
@@ -171,7 +178,8 @@ def _hinge(settings: ObjectiveConfig, evidence: Evidence) -> Tensor:  # noqa: AR
 
 
 def _kto(settings: ObjectiveConfig, evidence: Evidence) -> Tensor:  # noqa: ARG001
-    return kto_loss(evidence.chosen, evidence.rejected)
+    mean = evidence.mean_of_all(torch.cat((evidence.chosen, evidence.rejected)).detach().mean())
+    return kto_loss(evidence.chosen, evidence.rejected, mean)
 
 
 def _simpo(settings: ObjectiveConfig, evidence: Evidence) -> Tensor:
@@ -257,12 +265,14 @@ def objective_terms(
     error_weight: PerSample,
     pair_weight: PerSample,
     mask: Mask | None = None,
+    mean_of_all: Callable[[Tensor], Tensor] = unchanged,
 ) -> Terms:
     """Return the loss of each pair and what there is to report about it.
 
     `error_weight` turns residuals of clean images into those of velocities; winner and loser share it. `pair_weight` is
     used by weighted objectives alone. `mask` is `difference_mask` where the recipe asks for one. The anchor (the
     policy's plain mean square on the winner) and the pull to the reference are neither masked nor weighted by the pair.
+    `mean_of_all` averages a value over the processes that share the batch; `kto` needs it.
     """
     objective = OBJECTIVES[settings.name]
     assert (mask is not None) == (settings.mask_power > 0), "a mask comes with mask_power above 0"
@@ -277,7 +287,7 @@ def objective_terms(
     with torch.set_grad_enabled(torch.is_grad_enabled() and settings.kl_weight > 0):
         drift = _drift(residuals, error_weight)
     chosen, rejected = (objective.reward(settings.beta, side) for side in errors)
-    loss = objective.loss(settings, Evidence(chosen, rejected, errors, residuals, norm))
+    loss = objective.loss(settings, Evidence(chosen, rejected, errors, residuals, norm, mean_of_all))
     if objective.weighted:
         loss = pair_weight * loss
     loss = loss + settings.anchor * squares.winner.policy

@@ -157,7 +157,9 @@ def step_function(
             if noise is None:
                 noise = torch.randn((optim.batch_size, *batch.winner.shape[1:]), generator=generator)
             level, own_noise = levels[part].to(model.device), noise[part].to(model.device)
-            output = preference_step(model, batch, recipe.objective, level, own_noise, trust_radius=trust_radius)
+            output = preference_step(
+                model, batch, recipe.objective, level, own_noise, trust_radius=trust_radius, mean_of_all=processes.mean
+            )
             yield output.share_of(len(parts))
 
     return step
@@ -184,8 +186,8 @@ def train_prefer(recipe: PreferRecipe, *, resume: bool = False, policy_start: Pa
     dtype = resolve_dtype(recipe.dtype, processes.device.type)
     dataset = open_dataset(Path(recipe.dataset))
     pairs = training_pairs(dataset, recipe.pairs)
-    if recipe.objective.name == "kto" and (processes.count > 1 or recipe.optim.micro_batch):
-        raise ConfigError("kto compares each sample with its whole batch; run it in one process, without micro_batch")
+    if recipe.objective.name == "kto" and recipe.optim.micro_batch:
+        raise ConfigError("kto compares each sample with its whole batch; leave micro_batch at 0")
     trainee = load_trainee(recipe, processes, dtype=dtype, policy_start=policy_start)
     start = time.monotonic()
     store = trainee.prepare(dataset, processes)
@@ -207,8 +209,8 @@ def train_prefer(recipe: PreferRecipe, *, resume: bool = False, policy_start: Pa
         processes=processes,
     )
 
-    def draw_samples(average: dict[str, Tensor]) -> dict[str, float]:
-        trainee.draw_samples(dataset, average, output)
+    def draw_samples(done: int, average: dict[str, Tensor]) -> dict[str, float]:
+        trainee.draw_samples(dataset, average, output, done)
         return {}
 
     step = step_function(recipe, PairSource(recipe, store, pairs, trainee.model), processes)

@@ -61,6 +61,8 @@ class CurateRecipe:
     """Folder that `python -m train data` made; None where only runs are added."""
     runs: tuple[str, ...] = ()
     """Run folders of the page or of `sr upscale`, or folders of them, added as groups."""
+    licenses: str | None = None
+    """JSON file of the crops' photographs by licence, {licence: [file names]}; the licence of others is unknown."""
     num_groups: int = 0
     """How many crops are used, drawn without replacement; 0 means all."""
     presets: dict[str, float]

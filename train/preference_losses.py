@@ -1,6 +1,7 @@
 """Loss formulas of preference objectives: from implicit rewards to one value per pair."""
 
 import torch
+from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from sr_core.flow import column
@@ -36,15 +37,15 @@ def hinge_loss(margin: PerSample) -> PerSample:
     return (1 - margin).clamp_min(0)
 
 
-def kto_loss(chosen: PerSample, rejected: PerSample) -> PerSample:
+def kto_loss(chosen: PerSample, rejected: PerSample, mean_reward: Tensor) -> PerSample:
     """Return the mean of 1 - sigmoid(chosen - offset) and 1 - sigmoid(offset - rejected), each sample judged alone.
 
-    The offset stands for the policy's divergence from its reference: the mean reward over this batch's winners and
-    losers, without gradient, at least 0. So a pair's loss depends on the batch it is in.
+    The offset stands for the policy's divergence from its reference: `mean_reward`, the mean over the whole batch's
+    winners and losers, without gradient, at least 0. So a pair's loss depends on the batch it is in.
 
     Source: Diffusion-KTO, arXiv 2404.04465, with lambda 1.
     """
-    offset = torch.cat((chosen, rejected)).detach().mean().clamp_min(0)
+    offset = mean_reward.detach().clamp_min(0)
     return 1 - (torch.sigmoid(chosen - offset) + torch.sigmoid(offset - rejected)) / 2
 
 

@@ -21,8 +21,13 @@ SEEDS = (0, 1)
 GROUPS = 3
 
 
-def sample_grid(dataset: PreferenceDataset, recipe: "PreferRecipe", head: Path, adapter: Path, folder: Path) -> Path:
-    """Write the next grid into `folder` and return its path.
+def sample_path(output: Path, done: int) -> Path:
+    """Return where the grid of a run lies after so many steps."""
+    return output / "samples" / f"grid_{done:08d}.png"
+
+
+def sample_grid(dataset: PreferenceDataset, recipe: "PreferRecipe", head: Path, adapter: Path, path: Path) -> Path:
+    """Write a grid as `path`, a PNG, and return it; one that was there is replaced.
 
     One row per photograph: prior, then for each seed the model before training and the adapter.
     """
@@ -43,8 +48,7 @@ def sample_grid(dataset: PreferenceDataset, recipe: "PreferRecipe", head: Path, 
         rows.append(torch.cat(cells, -1))
     width = max(row.shape[-1] for row in rows)
     grid = torch.cat([torch.nn.functional.pad(row, (0, width - row.shape[-1])) for row in rows], -2)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"grid_{len(list(folder.glob('grid_*.png'))):04d}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:
         PillowImage.fromarray(to_uint8(grid)).save(file, format="PNG")
     return path

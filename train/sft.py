@@ -28,7 +28,8 @@ from train.checkpoints import check_start, replace_tensors
 from train.config import SftRecipe, ValidationConfig, recipe_values
 from train.data import Batch, CachedCrops, cached_crops, find_photos, head_batch, seeded_generator
 from train.engine import RunSettings, fit
-from train.steps import PerceptualTerm, StepOutput, sft_step
+from train.processes import Processes
+from train.steps import BatchPart, PerceptualTerm, StepOutput, sft_step
 
 FIT_WINDOWS = 2048
 """Windows from which the gain and the channel units are fitted."""
@@ -70,10 +71,10 @@ def fit_scales(head: FlowHead, crops: CachedCrops, window_px: int, chroma_unit: 
     head.trunk_std.copy_(torch.stack(trunks).mean().sqrt())
 
 
-def make_batch(head: FlowHead, crops: CachedCrops, recipe: SftRecipe, index: int) -> Batch:
-    """Return the batch of step `index`, which depends on the recipe's seed and the index alone."""
+def make_batch(head: FlowHead, crops: CachedCrops, recipe: SftRecipe, index: int, own: slice = slice(None)) -> Batch:
+    """Return a part of the batch of step `index`; the batch depends on the recipe's seed and the index alone."""
     generator = seeded_generator(recipe.seed, "batch", index)
-    windows = crops.windows(recipe.optim.batch_size, recipe.data.window_px, generator)
+    windows = crops.windows(recipe.optim.batch_size, recipe.data.window_px, generator, own)
     hq, lq, prior, trunk = (part.to(head.trunk_std.device) for part in windows)
     with torch.no_grad():
         return head_batch(hq, lq, prior, trunk, head.gain(prior, lq))
@@ -116,12 +117,12 @@ class Validation:
 
 def _evaluator(
     recipe: SftRecipe, dtype: torch.dtype, device: str
-) -> Callable[[dict[str, Tensor]], dict[str, float]] | None:
+) -> Callable[[int, dict[str, Tensor]], dict[str, float]] | None:
     if recipe.validation is None:
         return None
     validation = Validation(recipe.validation, dtype, device)
 
-    def evaluate(average: dict[str, Tensor]) -> dict[str, float]:
+    def evaluate(done: int, average: dict[str, Tensor]) -> dict[str, float]:  # noqa: ARG001
         head = FlowHead(recipe.head.widths, recipe.head.num_blocks)
         head.load_state_dict(average)
         return validation(head)
@@ -142,49 +143,55 @@ def _perceptual_term(recipe: SftRecipe, device: str) -> PerceptualTerm | None:
 def train_sft(recipe: SftRecipe, *, resume: bool = False) -> Path:
     """Run the recipe and return the path of the final weights.
 
-    Writes checkpoints, `log.jsonl`, `recipe.json`, `summary.json` and `head.safetensors` into the recipe's output.
+    Several processes share each batch; the first fills the cache, validates and writes. Writes checkpoints,
+    `log.jsonl`, `recipe.json`, `summary.json` and `head.safetensors` into the recipe's output.
+    Raises ConfigError if a resumed run would change, or the batch does not divide by the processes.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = resolve_dtype(recipe.dtype, device)
     output = Path(recipe.output)
     check_start(output, resume=resume)
+    processes = Processes(folder=output)
+    device = processes.device
+    part = BatchPart(recipe.optim.batch_size, processes.share(recipe.optim.batch_size))
+    dtype = resolve_dtype(recipe.dtype, device.type)
     start, cpu_start = time.monotonic(), time.process_time()
-    crops = cached_crops(recipe.data, seed=recipe.seed, dtype=dtype, device=device)
+    if processes.is_main:
+        cached_crops(recipe.data, seed=recipe.seed, dtype=dtype, device=str(device))
+    processes.wait()
+    crops = cached_crops(recipe.data, seed=recipe.seed, dtype=dtype, device=str(device))
     cache_s, cache_cpu_s = time.monotonic() - start, time.process_time() - cpu_start
     torch.manual_seed(recipe.seed)
     head = FlowHead(recipe.head.widths, recipe.head.num_blocks)
     fit_scales(head, crops, recipe.data.window_px, recipe.head.chroma_unit, recipe.seed)
     head.to(device).to(memory_format=torch.channels_last)
-    output.mkdir(parents=True, exist_ok=True)
-    replace_text(output / "recipe.json", json.dumps(recipe_values(recipe), indent=1))
+    if processes.is_main:
+        output.mkdir(parents=True, exist_ok=True)
+        replace_text(output / "recipe.json", json.dumps(recipe_values(recipe), indent=1))
 
-    term = _perceptual_term(recipe, device)
+    term = _perceptual_term(recipe, str(device))
     start_of_term = recipe.perceptual.from_step if recipe.perceptual else 0
 
     def step(index: int) -> StepOutput:
-        batch = make_batch(head, crops, recipe, index)
+        batch = make_batch(head, crops, recipe, index, part.own)
         generator = seeded_generator(recipe.seed, "noise", index)
-        with torch.autocast(device, dtype, enabled=dtype != torch.float32):
-            return sft_step(
-                head, batch, recipe.optim.pure_noise_share, generator, term if index >= start_of_term else None
-            )
+        own_term = term if index >= start_of_term else None
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            return sft_step(head, batch, recipe.optim.pure_noise_share, generator, own_term, part)
 
-    settings = RunSettings.of(
-        recipe,
-        output,
-        resume=resume,
-        values=recipe_values(recipe),
-    )
+    settings = RunSettings.of(recipe, output, resume=resume, values=recipe_values(recipe), processes=processes)
     every = recipe.validation.every_steps if recipe.validation else 0
-    average = fit(head, step, recipe.optim, settings, _evaluator(recipe, dtype, device), every)
+    evaluator = _evaluator(recipe, dtype, str(device)) if processes.is_main else None
+    average = fit(head, step, recipe.optim, settings, evaluator, every)
     final = output / "head.safetensors"
-    replace_tensors(final, average, head_metadata(head))
-    summary = {
-        "cache_s": cache_s,
-        "cache_cpu_s": cache_cpu_s,
-        "crops": len(crops),
-        "device": device,
-        "dtype": str(dtype),
-    }
-    replace_text(output / "summary.json", json.dumps(summary, indent=1))
+    if processes.is_main:
+        replace_tensors(final, average, head_metadata(head))
+        summary = {
+            "cache_s": cache_s,
+            "cache_cpu_s": cache_cpu_s,
+            "crops": len(crops),
+            "device": device.type,
+            "dtype": str(dtype),
+            "processes": processes.count,
+        }
+        replace_text(output / "summary.json", json.dumps(summary, indent=1))
+    processes.wait()
     return final

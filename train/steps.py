@@ -1,6 +1,6 @@
 """A step: the only place where model, noise and maths meet, and where losses are reduced."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
@@ -30,6 +30,7 @@ from train.losses import (
     preference_metrics,
     pulled_back,
     trusted_guess,
+    unchanged,
 )
 from train.preference_config import ObjectiveConfig
 
@@ -71,39 +72,83 @@ def decode_latent(latent: Latent, photo: HeadInput, head: FlowHead) -> Enlarged:
     return image_from_planes(shuffle_planes(planes))
 
 
-def perceptual_loss(predicted: Latent, batch: Batch, head: FlowHead, term: PerceptualTerm) -> Tensor:
-    """Return the mean distance between predicted clean images and the ground truth on every n-th sample."""
-    chosen = slice(None, None, max(1, round(1 / term.share)))
-    photo = HeadInput(*(part[chosen] for part in batch.photo))
+class BatchPart(NamedTuple):
+    """Which samples of a batch one process has; the parts are equally large, and the mean over them is the batch's."""
+
+    total: int
+    """Samples of the whole batch."""
+    own: slice = slice(None)
+
+    def places(self, chosen: Iterable[int]) -> list[int]:
+        """Return where the chosen samples of the whole batch lie in this part, those that it has."""
+        wanted = set(chosen)
+        return [place for place, sample in enumerate(range(self.total)[self.own]) if sample in wanted]
+
+    def mean_over(self, values: PerSample, count: int) -> Tensor:
+        """Return what this part adds to the mean over `count` samples of the batch, of which it has `values`."""
+        return values.sum() * (self.total / (len(range(self.total)[self.own]) * count))
+
+
+def perceptual_loss(
+    predicted: Latent, batch: Batch, head: FlowHead, term: PerceptualTerm, part: BatchPart | None = None
+) -> Tensor:
+    """Return the mean distance between predicted clean images and the ground truth on every n-th sample.
+
+    Which samples these are is settled in the whole batch, whatever part of it is here.
+    """
+    part = part or BatchPart(len(batch.hq))
+    wanted = range(0, part.total, max(1, round(1 / term.share)))
+    chosen = part.places(wanted)
+    if not chosen:
+        return predicted.new_zeros(())
+    photo = HeadInput(*(tensor[chosen] for tensor in batch.photo))
     image = decode_latent(predicted[chosen], photo, head)
     target = image_from_planes(shuffle_planes(batch.hq[chosen]))
-    return term.distance(image, target).mean()
+    return part.mean_over(term.distance(image, target), len(wanted))
 
 
 def sft_step(
-    head: FlowHead, batch: Batch, pure_noise_share: float, generator: Generator, term: PerceptualTerm | None = None
+    head: FlowHead,
+    batch: Batch,
+    pure_noise_share: float,
+    generator: Generator,
+    term: PerceptualTerm | None = None,
+    part: BatchPart | None = None,
 ) -> StepOutput:
-    """Teach the head the clean residual at random noise levels (rectified flow, arXiv 2209.03003, Eq. 1)."""
-    sigma = sft_sigmas(len(batch.hq), pure_noise_share, generator).to(batch.hq.device)
-    noise = torch.randn(batch.hq.shape, generator=generator).to(batch.hq.device)
-    return clean_step(head, batch, sigma, noise, term)
+    """Teach the head the clean residual at random noise levels (rectified flow, arXiv 2209.03003, Eq. 1).
 
-
-def clean_step(
-    head: FlowHead, batch: Batch, sigma: Sigma, noise: Latent, term: PerceptualTerm | None = None
-) -> StepOutput:
-    """Compare the head's clean residual with the batch's at given noise levels and noise."""
-    clean = residual_latent(batch.hq, batch.photo, head)
-    x = interpolate(clean, noise, sigma).contiguous(memory_format=torch.channels_last)
-    predicted = head.clean(x, sigma, head.photo_embedding(batch.photo))
-    error = (predicted - clean).square().mean(dim=(1, 2, 3))
-    metrics = {"clean_mse": error.detach().mean(), "clean_mse_at_noise": error.detach()[sigma == 1].mean()}
+    `batch` is the part `part` of the step's batch, all of it by default. Every process draws levels and noise of the
+    whole batch and keeps its own, so that the mean over processes does not depend on how many there are.
+    """
+    part, device = part or BatchPart(len(batch.hq)), batch.hq.device
+    levels = sft_sigmas(part.total, pure_noise_share, generator)
+    noise = torch.randn((part.total, *batch.hq.shape[1:]), generator=generator)[part.own].to(device)
+    sigma = levels[part.own].to(device)
+    error, predicted = _clean_errors(head, batch, sigma, noise)
+    metrics = {"clean_mse": error.detach().mean()}
+    pure = int((levels == 1).sum())
+    if pure:
+        metrics["clean_mse_at_noise"] = part.mean_over(error.detach()[sigma == 1], pure)
     loss = (clean_error_weight(sigma) * error).mean()
     if term is not None:
-        distance = perceptual_loss(predicted, batch, head, term)
+        distance = perceptual_loss(predicted, batch, head, term, part)
         metrics["lpips"] = distance.detach()
         loss = loss + term.weight * distance
     return StepOutput(loss, metrics)
+
+
+def clean_step(head: FlowHead, batch: Batch, sigma: Sigma, noise: Latent) -> StepOutput:
+    """Compare the head's clean residual with the batch's at given noise levels and noise."""
+    error, _ = _clean_errors(head, batch, sigma, noise)
+    return StepOutput((clean_error_weight(sigma) * error).mean(), {"clean_mse": error.detach().mean()})
+
+
+def _clean_errors(head: FlowHead, batch: Batch, sigma: Sigma, noise: Latent) -> tuple[PerSample, Latent]:
+    """Return the mean squared error of the head's clean residual, one per sample, and that residual."""
+    clean = residual_latent(batch.hq, batch.photo, head)
+    x = interpolate(clean, noise, sigma).contiguous(memory_format=torch.channels_last)
+    predicted = head.clean(x, sigma, head.photo_embedding(batch.photo))
+    return (predicted - clean).square().mean(dim=(1, 2, 3)), predicted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,11 +305,13 @@ def preference_step(
     noise: Latent,
     *,
     trust_radius: float = 0.0,
+    mean_of_all: Callable[[Tensor], Tensor] = unchanged,
 ) -> StepOutput:
     """Compare winner and loser at one shared noise level and one shared noise per pair.
 
     The reference speaks first and without gradients, on the same states. `as_dpo` replaces the loser by the adversary's
     and may add the enlarged LQ as a second one; `trust_radius` is `adversarial_loser`'s, in the objective's norm.
+    `mean_of_all` is the mean over the processes that share the batch.
     """
     row, kind = OBJECTIVES[objective.name], model.parametrisation
     losers = [batch.loser]
@@ -293,7 +340,9 @@ def preference_step(
         if settings.mask_power > 0:
             mask = difference_mask(model.view(batch.winner), model.view(samples[index]), settings.mask_power)
         pair = PairResiduals(residuals(0), residuals(index))
-        return objective_terms(settings, pair, error_weight=weight, pair_weight=batch.weight, mask=mask)
+        return objective_terms(
+            settings, pair, error_weight=weight, pair_weight=batch.weight, mask=mask, mean_of_all=mean_of_all
+        )
 
     terms = compare(1, objective)
     loss = terms.loss.mean()

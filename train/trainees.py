@@ -79,8 +79,8 @@ class Trainee(Protocol):
     def fixed(self) -> dict[str, str]:
         """Return hashes of the weights that a resumed run must find unchanged, the reference's among them."""
 
-    def draw_samples(self, dataset: PreferenceDataset, average: dict[str, Tensor], output: Path) -> None:
-        """Write a grid of samples at fixed seeds."""
+    def draw_samples(self, dataset: PreferenceDataset, average: dict[str, Tensor], output: Path, done: int) -> None:
+        """Write a grid of samples at fixed seeds, named by the steps that are done."""
 
     def write(self, average: dict[str, Tensor], output: Path) -> None:
         """Write what was trained."""

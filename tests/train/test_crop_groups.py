@@ -35,8 +35,10 @@ def test_presets_come_by_their_shares_and_degrade_as_they_do_alone(crops: Path) 
 
 
 def test_a_group_depends_on_the_recipe_and_its_number_alone(curate_values: Values, tmp_path: Path) -> None:
-    recipe = parse_recipe(CurateRecipe, {**curate_values, "output": str(tmp_path)}, "test")
-    plan = make_plan(recipe, "cpu")
+    licenses = tmp_path / "licenses.json"
+    licenses.write_text('{"CC0-1.0": ["472_bluebird.png"]}', encoding="utf-8")
+    values = {**curate_values, "output": str(tmp_path), "licenses": str(licenses)}
+    plan = make_plan(parse_recipe(CurateRecipe, values, "test"), "cpu")
     workshop = Workshop(plan)
     last = workshop.make(plan.tasks[2])
     other = workshop.make(Task(2, plan.tasks[0].crop, None))
@@ -51,6 +53,9 @@ def test_a_group_depends_on_the_recipe_and_its_number_alone(curate_values: Value
     assert len({image.tobytes() for image in last.images}) == 4
     assert last.seeds == again.seeds == other.seeds
     assert not np.array_equal(last.lq, other.lq)
+    for group in (last, other):
+        stated = group.origin.photo.startswith("472_bluebird")
+        assert group.origin.license == ("CC0-1.0" if stated else "unknown")
 
 
 def test_a_model_whose_every_image_fails_gives_no_dataset(

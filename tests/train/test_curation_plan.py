@@ -1,13 +1,17 @@
 import json
 from pathlib import Path
 
+import pytest
 import torch
 
 from sr_core.backbones.adapters import PEFT_FILES
+from sr_core.errors import ConfigError
 from tests.train.conftest import Values
 from train.config import parse_recipe
-from train.curation_plan import candidate_seed, make_plan
+from train.curation_plan import candidate_seed, make_plan, read_licenses
 from train.preference_config import CurateRecipe
+
+ROOT = Path(__file__).parents[2]
 
 
 def recipe_of(values: Values, **changes: object) -> CurateRecipe:
@@ -54,3 +58,28 @@ def test_the_sources_settle_what_is_read(curate_values: Values) -> None:
     assert (plan.sources["dtype"], plan.sources["device"], plan.dtype) == ("float32", "cpu", torch.float32)
     assert len(plan.sources["head"]) == 64
     assert plan.score_keys == ("lpips", "ssimulacra2", "vsi", "brisque", "niqe")
+
+
+def test_licences_are_read_by_photograph_and_settle_the_dataset(curate_values: Values, tmp_path: Path) -> None:
+    path = tmp_path / "licenses.json"
+    path.write_text(json.dumps({"CC0-1.0": ["a.png", "b.png"], "MIT": ["c.png"]}), encoding="utf-8")
+    plan = make_plan(recipe_of(curate_values, licenses=str(path)), "cpu")
+    assert plan.licenses == {"a.png": "CC0-1.0", "b.png": "CC0-1.0", "c.png": "MIT"}
+    path.write_text(json.dumps({"CC0-1.0": ["a.png"]}), encoding="utf-8")
+    other = make_plan(recipe_of(curate_values, licenses=str(path)), "cpu")
+    assert other.sources["licenses"] != plan.sources["licenses"]
+    assert "licenses" not in make_plan(recipe_of(curate_values), "cpu").sources
+
+
+@pytest.mark.parametrize("content", ["[", "[]", '{"MIT": "a.png"}', '{"MIT": ["a.png"], "CC0-1.0": ["a.png"]}'])
+def test_a_file_of_licences_that_says_nothing_clear_is_refused(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "licenses.json"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"licences?|licence|file names"):
+        read_licenses(path)
+    with pytest.raises(ConfigError, match="must name a JSON file"):
+        read_licenses(tmp_path / "absent.json")
+
+
+def test_the_shipped_licences_name_each_photograph_once() -> None:
+    assert len(read_licenses(ROOT / "assets" / "compact" / "photo_licenses.json")) == 331

@@ -195,13 +195,16 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(tmp_path: Pa
 def test_evaluation_sees_the_average_at_its_interval_and_at_the_end(tmp_path: Path) -> None:
     model, seen = Line(), []
 
-    def evaluate(average: dict[str, torch.Tensor]) -> dict[str, float]:
+    steps = []
+
+    def evaluate(done: int, average: dict[str, torch.Tensor]) -> dict[str, float]:
+        steps.append(done)
         seen.append(float(average["weight"]))
         return {"figure": seen[-1]}
 
     average = fit(model, model.step, optim(), settings(tmp_path), evaluate, 5)
     figures = {line["step"]: line["figure"] for line in log_of(tmp_path) if "figure" in line}
-    assert list(figures) == [5, 10, 12]
+    assert list(figures) == steps == [5, 10, 12]
     assert figures[12] == float(average["weight"])
 
 

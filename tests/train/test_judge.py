@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -90,8 +91,20 @@ def test_finished_parts_are_not_drawn_again_and_missing_ones_are(
     kept.write_text(json.dumps(marked), encoding="utf-8")
     lost.unlink()
     again = judge_adapters(only, settings(held_out), DrawConfig(), tmp_path)
-    assert again[SFT]["bicubic"][kept.stem] == marked
-    assert again[SFT]["bicubic"][lost.stem] == judged[SFT]["bicubic"][lost.stem]
+    kept_name, lost_name = (path.stem.split(".")[0] for path in (kept, lost))
+    assert again[SFT]["bicubic"][kept_name] == marked
+    assert again[SFT]["bicubic"][lost_name] == judged[SFT]["bicubic"][lost_name]
+
+
+def test_another_photograph_of_the_same_name_is_drawn_anew(held_out: Path, tmp_path: Path) -> None:
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    photos.mkdir()
+    shutil.copyfile(held_out / "472_bluebird.png", photos / "same.png")
+    first = judge_adapters({SFT: None}, settings(photos), DrawConfig(), out)[SFT]["bicubic"]["same"]
+    shutil.copyfile(held_out / "241_building.png", photos / "same.png")
+    second = judge_adapters({SFT: None}, settings(photos), DrawConfig(), out)[SFT]["bicubic"]["same"]
+    assert first["psnr"] != second["psnr"]
+    assert len(list(out.glob("parts/*/*/*.json"))) == 2
 
 
 def test_other_seeds_are_other_candidates(

@@ -270,6 +270,22 @@ def test_ktos_offset_is_the_mean_reward_of_the_batch_and_never_below_zero() -> N
         torch.testing.assert_close(found.loss, loss)
 
 
+def test_ktos_parts_add_up_to_the_whole_batch_where_they_share_the_mean_reward() -> None:
+    pair = residuals()
+    better = PairResiduals(*(side._replace(policy=0.5 * side.reference) for side in pair))
+    whole = terms(settings("kto", beta=0.5), better)
+    mean = torch.cat((whole.chosen, whole.rejected)).mean()
+    apart = []
+    for place in range(len(whole.loss)):
+        one = PairResiduals(*(Residuals(*(value[place : place + 1] for value in side)) for side in better))
+        ones = whole.loss.new_ones(1)
+        own = {"error_weight": ones, "pair_weight": ones}
+        shared = objective_terms(settings("kto", beta=0.5), one, **own, mean_of_all=lambda _: mean)
+        apart.append(objective_terms(settings("kto", beta=0.5), one, **own).loss)
+        torch.testing.assert_close(shared.loss, whole.loss[place : place + 1])
+    assert not torch.allclose(torch.cat(apart), whole.loss)
+
+
 def test_mapo_pulls_towards_the_winner_even_where_the_margin_is_settled() -> None:
     pair = residuals()
     settled = pair._replace(loser=Residuals(10 * pair.loser.policy, None))

@@ -19,6 +19,7 @@ import yaml
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+import train.compact_trainee
 from sr_core.errors import ConfigError
 from sr_core.preference_data.dataset import open_dataset
 from sr_core.preference_data.export import export_runs
@@ -236,6 +237,26 @@ def test_resuming_nothing_is_an_error(recipe_values_of: Callable[..., Values], t
         run(recipe_values_of(tmp_path), resume=True)
 
 
+def test_samples_are_named_by_their_step_and_a_resumed_run_replaces_its_own(
+    recipe_values_of: Callable[..., Values], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[tuple[str, bytes]] = []
+
+    def grid(_dataset: object, _recipe: object, _head: Path, adapter: Path, path: Path) -> Path:
+        written.append((path.name, (adapter / "adapter_model.safetensors").read_bytes()))
+        return path
+
+    monkeypatch.setattr(train.compact_trainee, "sample_grid", grid)
+    values = recipe_values_of(tmp_path, sample_every=2, checkpoint_every=3, optim={"max_steps": 6, "decay_steps": 0})
+    run(values)
+    unbroken = list(written)
+    assert [name for name, _ in unbroken] == ["grid_00000002.png", "grid_00000004.png", "grid_00000006.png"]
+    shutil.rmtree(tmp_path / "checkpoints" / "step_00000006")
+    written.clear()
+    run(values, resume=True)
+    assert written == unbroken[1:]
+
+
 @pytest.mark.parametrize("name", sorted(set(OBJECTIVES) - {"as_dpo"}))
 def test_every_objective_trains_an_adapter_and_leaves_its_reference_alone(
     name: str, recipe_values_of: Callable[..., Values], tmp_path: Path
@@ -297,12 +318,14 @@ LAUNCHERS = {
 }
 
 
-@pytest.mark.parametrize("launcher", sorted(LAUNCHERS))
+@pytest.mark.parametrize(("launcher", "name"), [("accelerate", "hpo"), ("torchrun", "hpo"), ("torchrun", "kto")])
 def test_two_processes_train_what_one_does(
-    launcher: str, recipe_values_of: Callable[..., Values], tmp_path: Path
+    launcher: str, name: str, recipe_values_of: Callable[..., Values], tmp_path: Path
 ) -> None:
-    alone = run(recipe_values_of(tmp_path / "one"))
-    recipe = write_recipe(tmp_path / "recipe.yaml", recipe_values_of(tmp_path / "two", trackers=["tensorboard"]))
+    changes = {"objective": {"name": name}}
+    alone = run(recipe_values_of(tmp_path / "one", **changes))
+    values = recipe_values_of(tmp_path / "two", trackers=["tensorboard"], **changes)
+    recipe = write_recipe(tmp_path / "recipe.yaml", values)
     command, count = LAUNCHERS[launcher]
     done = subprocess.run(
         [sys.executable, "-m", *command, "-m", "train", "prefer", str(recipe)],

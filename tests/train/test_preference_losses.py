@@ -32,7 +32,7 @@ def test_ipo_at_margin_zero(beta: float) -> None:
 
 
 def test_kto_is_bounded_and_falls_with_the_winners_reward() -> None:
-    loss = kto_loss(MARGINS, torch.zeros_like(MARGINS))
+    loss = kto_loss(MARGINS, torch.zeros_like(MARGINS), torch.zeros((), dtype=MARGINS.dtype))
     assert ((loss >= 0) & (loss <= 1)).all()
     assert (loss.diff() < 0).all()
 

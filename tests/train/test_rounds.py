@@ -1,5 +1,8 @@
 import hashlib
 import json
+import os
+import subprocess
+import sys
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,9 +18,9 @@ from safetensors.torch import load_file
 
 from sr_core.backbones.compact import load_compact
 from sr_core.errors import ConfigError, InputError
-from sr_core.images import from_uint8, to_uint8
+from sr_core.images import from_uint8, read_image, to_uint8, write_image
 from sr_core.noise import block_noise
-from sr_core.preference_data.dataset import MARKER, candidate_schema
+from sr_core.preference_data.dataset import MARKER, candidate_schema, open_dataset
 from sr_core.preference_data.shards import (
     Origin,
     ScoredGroup,
@@ -40,6 +43,7 @@ from train.preference_config import CurateRecipe, PreferRecipe
 from train.round_rule import Change, HeldOut, Judgement, change_since, check_judgement, standing, verdict_on
 from train.rounds import Parts, judgement_from, run_rounds
 
+ROOT = Path(__file__).parents[2]
 SIDE = 8
 """LQ pixels of a photograph."""
 EXPOSURES = (-8, -3, 3, 8)
@@ -279,6 +283,50 @@ def _check_what_each_round_started_from(curations: list[CurateRecipe], output: P
         assert all(not value.any() for name, value in reference.items() if "lora_B" in name)
     (start,) = (json.loads((output / "round_2" / "log.jsonl").read_text().splitlines()[0]) for _ in range(1))
     assert start["kl_proxy"] > 0, "round 2 begins away from the reference"
+
+
+def test_two_processes_make_the_rounds_of_one(
+    values: Values, curate_values: Values, photos: Path, tmp_path: Path
+) -> None:
+    held_out = tmp_path / "held_out"
+    held_out.mkdir()
+    for name in ("472_bluebird.png", "241_building.png"):
+        write_image(held_out / name, read_image(photos / "eval" / name).pixels[..., 160:352, 160:352], format="png")
+    curation = tmp_path / "curate.yaml"
+    curation.write_text(yaml.safe_dump({**curate_values, "num_groups": 2, "output": "set anew"}), encoding="utf-8")
+    own = {
+        **values,
+        "pairs": {"top": 2},
+        "optim": {**values["optim"], "learning_rate": 1e-2},
+        "held_out": {"photos": [str(held_out)], "presets": ["bicubic"], "num_candidates": 2},
+        "rounds": {"count": 2, "curate": str(curation), "tolerance": 100.0},
+        "draw": {"num_candidates": 4, "num_steps": 2},
+    }
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as the processes have that this one is compared with
+    try:
+        run_rounds(recipe_of(own, tmp_path / "one"))
+    finally:
+        torch.set_num_threads(threads)
+    recipe = tmp_path / "rounds.yaml"
+    recipe.write_text(yaml.safe_dump({**own, "output": str(tmp_path / "two")}), encoding="utf-8")
+    launcher = ["torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29620", "-m"]
+    done = subprocess.run(
+        [sys.executable, "-m", *launcher, "train", "rounds", str(recipe)],
+        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    summary = json.loads((tmp_path / "two" / "round_2" / "summary.json").read_text(encoding="utf-8"))
+    assert summary["processes"] == 2
+    first, second = (written(tmp_path / name) for name in ("one", "two"))
+    assert len(second["rounds"]) == 2
+    assert second["accepted_round"] == first["accepted_round"]
+    digests = [open_dataset(tmp_path / name / "round_1" / "dataset").digest for name in ("one", "two")]
+    assert digests[0] == digests[1]
+    for ours, theirs in zip(second["rounds"], first["rounds"], strict=True):
+        assert ours["reward"]["adapter_mean"] == pytest.approx(theirs["reward"]["adapter_mean"], abs=0.02)
+        assert ours["accepted"] == theirs["accepted"]
 
 
 def test_rounds_of_another_recipe_are_refused(values: Values, dark_run: Path) -> None:

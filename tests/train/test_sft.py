@@ -102,6 +102,31 @@ def test_a_killed_run_resumes_to_the_same_weights(values: Values, recipe_of: Rec
     same_run(killed, tmp_path / "whole")
 
 
+def test_two_processes_learn_what_one_does(values: Values, tmp_path: Path) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    pair = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29619"]
+    for name, launcher in (("one", []), ("two", pair)):
+        recipe = tmp_path / f"{name}.yaml"
+        perceptual = {"weight": 1.0, "share": 0.5, "from_step": 6}
+        changed = {**values, "output": str(tmp_path / name), "perceptual": perceptual}
+        recipe.write_text(yaml.safe_dump(changed), encoding="utf-8")
+        done = subprocess.run(
+            [sys.executable, *launcher, "-m", "train", "sft", str(recipe)],
+            cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-2000:]
+    summary = json.loads((tmp_path / "two" / "summary.json").read_text(encoding="utf-8"))
+    assert summary["processes"] == 2
+    first, second = log_of(tmp_path / "one"), log_of(tmp_path / "two")
+    assert [line["step"] for line in second] == [line["step"] for line in first]
+    assert all("lpips" in line for line in second[7:])
+    for a, b in zip(first, second, strict=True):
+        assert b == pytest.approx(a, rel=1e-3)
+    one, two = (load_file(tmp_path / name / "head.safetensors") for name in ("one", "two"))
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, atol=2e-4, rtol=0)
+
+
 @pytest.mark.usefixtures("few_windows")
 def test_a_run_leaves_weights_recipe_summary_and_learns(recipe_of: RecipeOf, tmp_path: Path) -> None:
     optim = {"max_steps": 60, "learning_rate": 3e-3}

@@ -2,13 +2,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from sr_core.backbones.compact import residual_latent
-from sr_core.backbones.flow_head import FlowHead
+from sr_core.backbones.flow_head import FlowHead, HeadInput
 from sr_core.flow import clean_error_weight, interpolate
 from tests.sr_core.backbones.conftest import random_head
 from train.data import Batch, CachedCrops, head_batch, seeded_generator
-from train.steps import sft_sigmas, sft_step
+from train.steps import BatchPart, PerceptualTerm, sft_sigmas, sft_step
 
 
 def batch_for(head: FlowHead, cache: Path) -> Batch:
@@ -57,3 +58,27 @@ def test_the_step_draws_from_its_generator_alone(cache: Path) -> None:
         losses.append(float(sft_step(head, batch, 0.25, seeded_generator(2)).loss.detach()))
     assert losses[0] == losses[1]
     assert float(sft_step(head, batch, 0.25, seeded_generator(3)).loss.detach()) != losses[0]
+
+
+def part_of(batch: Batch, own: slice) -> Batch:
+    return Batch(HeadInput(*(tensor[own] for tensor in batch.photo)), batch.hq[own])
+
+
+@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("share", [1.0, 0.5, 0.25])
+def test_the_parts_of_a_batch_teach_on_average_what_the_whole_does(cache: Path, count: int, share: float) -> None:
+    head = random_head()
+    batch = batch_for(head, cache)
+    term = PerceptualTerm(lambda image, target: (image - target).abs().mean((1, 2, 3)), 2.0, share)
+
+    def taught(part: BatchPart) -> tuple[dict[str, float], Tensor]:
+        output = sft_step(head, part_of(batch, part.own), 0.25, seeded_generator(2), term, part)
+        gradients = torch.autograd.grad(output.loss, list(head.parameters()))
+        values = {**output.metrics, "loss": output.loss.detach()}
+        return {name: float(value) for name, value in values.items()}, torch.cat([g.flatten() for g in gradients])
+
+    whole, gradient = taught(BatchPart(8))
+    parts = [taught(BatchPart(8, slice(index, None, count))) for index in range(count)]
+    torch.testing.assert_close(torch.stack([g for _, g in parts]).mean(0), gradient, rtol=1e-4, atol=1e-6)
+    for name, value in whole.items():
+        assert sum(values.get(name, 0.0) for values, _ in parts) / count == pytest.approx(value, rel=1e-5), name
