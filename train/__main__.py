@@ -164,6 +164,52 @@ def publish(
     typer.echo(run_publish(run, name))
 
 
+@app.command("iqa-targets")
+def iqa_targets(recipe: RecipePath, overrides: Overrides = None) -> None:
+    """Make several enhanced targets for each crop, as a recipe of `iqa` says."""
+    from train.config import load_recipe
+    from train.iqa_config import IqaRecipe
+
+    loaded = load_recipe(IqaRecipe, recipe, tuple(overrides or ()))
+    from train.iqa_targets import make_targets
+
+    typer.echo(make_targets(loaded))
+
+
+@app.command()
+def iqa(recipe: RecipePath, overrides: Overrides = None, resume: Resume = False) -> None:
+    """Train an adapter on targets that a quality metric chooses, or on the metric itself."""
+    from train.config import load_recipe
+    from train.iqa_config import IqaRecipe
+
+    loaded = load_recipe(IqaRecipe, recipe, tuple(overrides or ()))
+    from train.iqa_guided import train_iqa
+
+    typer.echo(train_iqa(loaded, resume=resume))
+
+
+@app.command("iqa-gradients")
+def iqa_gradients(
+    photo: Annotated[Path, typer.Argument(help="A photograph of at least 192 px a side; its middle is used.")],
+) -> None:
+    """Print which metrics have a gradient that finite differences confirm."""
+    from train.iqa_gradients import check_photo, gradient_table
+
+    typer.echo(gradient_table(check_photo(photo)))
+
+
+@app.command("iqa-study")
+def iqa_study(
+    sources: Annotated[list[Path], typer.Argument(help="Votes of the page, or CSV or Parquet tables of pairs.")],
+    runs: Annotated[list[str] | None, typer.Option(help="Run folders that votes are about; may be repeated.")] = None,
+    lower: Annotated[list[str] | None, typer.Option(help="Metric of a table of which lower is better.")] = None,
+) -> None:
+    """Print how metrics agree with people, who is right where another errs, and the best pair and triple."""
+    from train.iqa_study import read_verdicts, study, study_text
+
+    typer.echo(study_text(study(read_verdicts(sources, tuple(runs or ()), tuple(lower or ())))))
+
+
 @app.command("held-out")
 def held_out(
     sources: Annotated[list[str], typer.Argument(help="Folders of photographs, or Debian packages that hold some.")],
