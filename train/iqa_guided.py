@@ -27,7 +27,7 @@ from train.config import recipe_values
 from train.data import seeded_generator
 from train.engine import RunSettings, fit
 from train.iqa_config import IqaRecipe
-from train.iqa_looks import HeldOutLook
+from train.iqa_looks import FIRST_LOOK, HeldOutLook
 from train.iqa_sampling import TargetSource
 from train.iqa_steps import HeadRestorer, PriorRestorer, Restorer, Terms, guided_step
 from train.policy import REFERENCE, FullPolicy, HeadPolicy, PriorPolicy, TrainedTensors
@@ -147,6 +147,9 @@ def train_iqa(recipe: IqaRecipe, *, resume: bool = False) -> Path:
     look = None
     if recipe.evaluate_every and recipe.held_out is not None:
         look = HeldOutLook(recipe, policy, trained, dtype)
+        if not resume and processes.is_main:
+            first = {"step": 0, **look({name: value.detach() for name, value in trained.state_dict().items()})}
+            replace_text(output / FIRST_LOOK, json.dumps(first))
     average = fit(trained, step, recipe.optim, settings, look, recipe.evaluate_every)
     if processes.is_main:
         weights = {

@@ -31,6 +31,8 @@ NO_REFERENCE = ("brisque", "niqe", "piqe")
 LOOKED_AT = (*NO_REFERENCE, "st_lpips", "lpips", "lsd", "psnr")
 HELD_OUT = "held_out/"
 """Prefix of the figures in the log."""
+FIRST_LOOK = "first_look.json"
+"""The figures before the first step, in the run's folder."""
 
 
 class _Photo(NamedTuple):

@@ -156,7 +156,7 @@ class _Workshop:
         if wanted > total:
             raise ConfigError(f"num_groups must be at most {total}, the packed crops, got {wanted}")
         order = torch.randperm(total, generator=seeded_generator(self.recipe.seed, "enhanced crops"))
-        return order[:wanted].tolist()
+        return sorted(order[:wanted].tolist())
 
     def group(self, crop: int) -> ScoredGroup | None:
         """Return a crop's group; None where it is flat: that has no scene statistics, and nothing to choose by."""
@@ -203,8 +203,10 @@ def _origin(recipe: IqaRecipe, entry: dict[str, Any], preset: str) -> Origin:
     )
 
 
-def make_targets(recipe: IqaRecipe) -> Path:
+def make_targets(recipe: IqaRecipe, *, only_made: bool = False) -> Path:
     """Make the recipe's dataset of targets and return its folder; what a killed run finished is not made again.
+
+    With `only_made` no further group is made: the dataset is closed with those that a stopped run left.
 
     Candidate 0 is the original, the others are the enhanced versions in the recipe's order. Raises ConfigError if the
     recipe has no section `enhance`, its crops are missing, or the folder holds targets of other settings.
@@ -229,11 +231,14 @@ def make_targets(recipe: IqaRecipe) -> Path:
     replace_text(folder / RECIPE, json.dumps(settings, indent=1))
     workshop, parts = _Workshop(recipe, keys), []
     for crop in tqdm(workshop.chosen(), desc="enhancing", unit="group"):
-        parts.append(groups / f"{group_name(crop)}.parquet")
-        if not parts[-1].is_file():
+        part = groups / f"{group_name(crop)}.parquet"
+        if only_made and not part.is_file():
+            continue
+        if not part.is_file():
             group = workshop.group(crop)
             table = schema.empty_table() if group is None else group_table(group, schema, datetime.now(UTC))
-            write_group(parts[-1], table, Seconds(0.0, 0.0, 0.0))
+            write_group(part, table, Seconds(0.0, 0.0, 0.0))
+        parts.append(part)
     facts = CardFacts(
         drawn=f"and enhanced by {', '.join(config.sources)}",
         made="Made by `python -m train iqa-targets RECIPE`; candidates are targets, the first is the original.",

@@ -13,7 +13,14 @@ from sr_core.errors import ConfigError
 
 SFT = "sft"
 """Name of the backbone's own weights, without an adapter."""
-_LABELS = {SFT: "SFT", "hpo": "DP2O", "sobolev_dpo": "Sobolev-DPO", "as_dpo": "AS-DPO"}
+_LABELS = {
+    SFT: "SFT",
+    "hpo": "DP2O",
+    "sobolev_dpo": "Sobolev-DPO",
+    "as_dpo": "AS-DPO",
+    "iqa_amo": "IQA-AMO",
+    "iqa_ft": "IQA-FT",
+}
 
 
 class BackboneLoader(Protocol):

@@ -6,7 +6,7 @@ coefficient v counts on the right for (1 + v / sqrt(v^2 + width^2)) / 2 and on t
 
 The width is a choice. `EXACT_WIDTH` keeps the score (within 1 % of pyiqa's on photographs), but its slope is made by
 the few coefficients that lie within the width and holds only for changes far below a grey level. `LOSS_WIDTH` moves
-the score by some percent and its slope holds for changes of about a tenth of a grey level; that one is for training.
+the score by some percent and its slope holds for changes of some hundredths of a grey level; that one trains.
 """
 
 import torch
