@@ -16,7 +16,7 @@ from train.judge_tables import lower_is_better
 
 ALONE = ("quality.l1=0", "quality.perceptual=0", "quality.gan=0")
 ATTACKS: dict[str, tuple[str, ...]] = {
-    "all weights, Q alone": (*ALONE, "lora.train=full", "optim.learning_rate=2.0e-5"),
+    "all weights, Q alone": (*ALONE, "lora.train=full", "optim.learning_rate=5.0e-5"),
     "LoRA, Q alone": ALONE,
     "LoRA, Q with L1 and LPIPS": (),
 }

@@ -121,6 +121,8 @@ class IqaRecipe:
     keep_checkpoints: int = 2
     evaluate_every: int = 0
     """Steps between looks at the held-out photographs, one seed each; 0 means none."""
+    look_photos: int = 6
+    """How many of them are looked at."""
     dtype: str = "auto"
 
     def __post_init__(self) -> None:

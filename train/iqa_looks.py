@@ -53,7 +53,7 @@ class HeldOutLook:
             raise ConfigError("evaluate_every needs the section held_out: photos that never train")
         self.recipe, self.policy, self.trained, self.dtype = recipe, policy, trained, dtype
         settings = recipe.held_out
-        paths = [path for folder in settings.photos for path in find_photos([Path(folder)])][: settings.limit or None]
+        paths = [path for folder in settings.photos for path in find_photos([Path(folder)])][: recipe.look_photos]
         self.metrics = {name: load_metric(name) for name in (*NO_REFERENCE, "st_lpips")}
         self.layers = load_lpips_layers("cpu")
         self.photos = [self._photo(path, preset) for path in paths for preset in settings.presets]
