@@ -53,14 +53,15 @@ def smooth_shape(ratio: Float64[Tensor, " n"]) -> Float64[Tensor, " n"]:
     Beyond the ends of the grid alpha stays at the end and the gradient is 0.
     """
     alphas, ratios = shape_grid(ratio.device)
-    inside = ratio.clamp(ratios[0], ratios[-1])
+    # As numbers: the shared grid may have been made in inference mode, whose tensors no gradient may keep.
+    inside = ratio.clamp(float(ratios[0]), float(ratios[-1]))
     alpha = nearest_shape(inside.detach())
     for _ in range(NEWTON_STEPS):
         a, b, c = (k / alpha for k in (1, 2, 3))
         value = torch.exp(2 * torch.lgamma(b) - torch.lgamma(a) - torch.lgamma(c))
         slope = value * (a * torch.digamma(a) + c * torch.digamma(c) - 2 * b * torch.digamma(b)) / alpha
         updated = alpha - (value - inside) / slope
-        alpha = updated.detach().clamp(alphas[0], alphas[-1])
+        alpha = updated.detach().clamp(float(alphas[0]), float(alphas[-1]))
     # The value of the last step, with what it was made of held fixed but for the ratio.
     return alpha + (updated - updated.detach())
 

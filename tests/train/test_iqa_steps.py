@@ -1,3 +1,4 @@
+import math
 from typing import NamedTuple
 
 import pytest
@@ -5,6 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from sr_core.backbones.flow_head import FlowHead, HeadInput, unshuffle_planes
+from sr_core.images import read_image
+from sr_core.resampling import resize_clamped
 from sr_core.samplers import SAMPLERS, integrate
 from sr_core.schedules import SCHEDULES
 from sr_core.spectra import log_spectral_distance
@@ -13,6 +16,7 @@ from train.iqa_steps import Terms, adversarial_losses, drawn_with_gradient, guid
 from train.quality import Discriminator, load_quality
 
 SIDE = 96
+GAIN = 0.15
 
 
 def images(seed: int, count: int = 2) -> Tensor:
@@ -82,20 +86,32 @@ def test_drawing_with_a_gradient_is_drawing() -> None:
 
 
 class Restorer(nn.Module):
-    """A toy that adds a correction to a blurred picture; with a LoRA of rank 1 in place of free weights."""
+    """A toy of three convolutions that adds to a blurred picture; all weights move, or a LoRA of rank 1."""
+
+    SHAPES = ((16, 3, 3, 3), (16, 16, 3, 3), (3, 16, 3, 3))
 
     def __init__(self, *, lora: bool) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(0)
-        self.enter = nn.Parameter(0.2 * torch.randn(24, 3, 3, 3, generator=generator), requires_grad=not lora)
-        self.leave = nn.Parameter(torch.zeros(3, 24, 3, 3), requires_grad=not lora)
-        self.down = nn.Parameter(0.2 * torch.randn(1, 24 * 9, generator=generator), requires_grad=lora)
-        self.up = nn.Parameter(torch.zeros(3, 1), requires_grad=lora)
+
+        def drawn(*shape: int, fan: int) -> Tensor:
+            return torch.randn(shape, generator=generator) / fan**0.5
+
+        fans = [math.prod(shape[1:]) for shape in self.SHAPES]
+        weights = [drawn(*shape, fan=fan) for shape, fan in zip(self.SHAPES, fans, strict=True)]
+        weights[-1].zero_()
+        down = [drawn(1, fan, fan=fan) for fan in fans]
+        self.weights = nn.ParameterList(nn.Parameter(w, requires_grad=not lora) for w in weights)
+        self.down = nn.ParameterList(nn.Parameter(d, requires_grad=lora) for d in down)
+        self.up = nn.ParameterList(nn.Parameter(torch.zeros(s[0], 1), requires_grad=lora) for s in self.SHAPES)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = nn.functional.silu(nn.functional.conv2d(x - 0.5, self.enter, padding=1))
-        update = (self.up @ self.down).reshape(self.leave.shape)
-        return x + nn.functional.conv2d(h, self.leave + update, padding=1)
+        h = x - 0.5
+        for k, (weight, down, up) in enumerate(zip(self.weights, self.down, self.up, strict=True)):
+            h = nn.functional.conv2d(
+                h if k == 0 else nn.functional.silu(h), weight + (up @ down).reshape(weight.shape), padding=1
+            )
+        return x + h
 
 
 class Attacked(NamedTuple):
@@ -106,10 +122,12 @@ class Attacked(NamedTuple):
     lsd: float
 
 
-def attack(restorer: Restorer, blurred: Tensor, original: Tensor, gain: float) -> tuple[Attacked, Attacked]:
+def attack(
+    restorer: Restorer, blurred: Tensor, original: Tensor, *, gain: float, rate: float
+) -> tuple[Attacked, Attacked]:
     """Climb the score alone until it has risen by `gain`; returns what the picture was and what it is."""
     quality, config = load_quality("brisque", SIDE, "cpu"), QualityConfig(quality=1.0)
-    optimizer = torch.optim.Adam([p for p in restorer.parameters() if p.requires_grad], lr=2e-3)
+    optimizer = torch.optim.Adam([p for p in restorer.parameters() if p.requires_grad], lr=rate)
 
     def figures(image: Tensor) -> Attacked:
         image = image.detach().clamp(0, 1)
@@ -118,7 +136,7 @@ def attack(restorer: Restorer, blurred: Tensor, original: Tensor, gain: float) -
         return Attacked(float(quality(image).mean()), float(-10 * torch.log10(error)), float(lsd))
 
     first = figures(restorer(blurred))
-    for _ in range(150):
+    for _ in range(40):
         image = restorer(blurred)
         last = figures(image)
         if last.quality >= first.quality + gain:
@@ -130,21 +148,18 @@ def attack(restorer: Restorer, blurred: Tensor, original: Tensor, gain: float) -
 
 
 def test_the_attack_is_real_and_a_lora_does_less_damage_at_equal_score(photos) -> None:
-    from sr_core.images import read_image
-    from sr_core.resampling import resize_clamped
-
     original = read_image(photos / "eval" / "125_big-indian.png").pixels[..., 150 : 150 + SIDE, 150 : 150 + SIDE]
     blurred = resize_clamped(resize_clamped(original, SIDE // 2, SIDE // 2), SIDE, SIDE)
-    before, full = attack(Restorer(lora=False), blurred, original, 0.3)
-    same, lora = attack(Restorer(lora=True), blurred, original, 0.3)
-    print(before, full, lora)
+    before, full = attack(Restorer(lora=False), blurred, original, gain=GAIN, rate=1e-3)
+    same, lora = attack(Restorer(lora=True), blurred, original, gain=GAIN, rate=1e-2)
     assert before == same
-    assert min(full.quality, lora.quality) >= before.quality + 0.3
-    # The score rose by 30 points of BRISQUE, and what does not train fell.
-    assert full.psnr < before.psnr
+    assert min(full.quality, lora.quality) >= before.quality + GAIN
+    # The score rose by 15 points of BRISQUE, and what does not train fell: fidelity, and the spectrum's likeness.
+    assert full.psnr < before.psnr - 3
     assert full.lsd > before.lsd
-    assert lora.psnr > full.psnr
-    assert lora.lsd < full.lsd
+    # The LoRA pays about half of that in fidelity, and less in the spectrum.
+    assert before.psnr - lora.psnr < 0.75 * (before.psnr - full.psnr)
+    assert lora.lsd - before.lsd < 0.75 * (full.lsd - before.lsd)
 
 
 @pytest.mark.parametrize("wrong", [{}, {"quality": -1.0}])

@@ -113,3 +113,13 @@ def test_a_flat_image_has_no_score_and_its_neighbour_keeps_its_own(model: Brisqu
     both = torch.cat((torch.full_like(photo, 0.5), photo))
     scores = smooth_brisque(both, model)
     torch.testing.assert_close(scores[1:], smooth_brisque(photo, model))
+
+
+def test_scores_taken_in_inference_mode_before_leave_the_gradient_alone(model: BrisqueModel, photo: Image) -> None:
+    shape_grid.cache_clear()
+    with torch.inference_mode():
+        smooth_brisque(photo, model)
+    image = photo.clone().requires_grad_(True)
+    (gradient,) = torch.autograd.grad(smooth_brisque(image, model).sum(), image)
+    assert gradient.isfinite().all()
+    assert gradient.any()
