@@ -14,6 +14,8 @@ from train.iqa_guided import train_iqa
 from train.iqa_looks import FIRST_LOOK, HELD_OUT, LOOKED_AT
 from train.judge_tables import lower_is_better
 
+LONG = ("optim.max_steps=48", "optim.decay_steps=16", "evaluate_every=8")
+"""Longer than a recipe that means well: what happens after its end is the point."""
 ALONE = ("quality.l1=0", "quality.perceptual=0", "quality.gan=0")
 ATTACKS: dict[str, tuple[str, ...]] = {
     "all weights, Q alone": (*ALONE, "lora.train=full", "optim.learning_rate=5.0e-5"),
@@ -71,9 +73,9 @@ def run_attacks(path: Path, overrides: tuple[str, ...], out: Path) -> str:
     found = {}
     for name, changes in ATTACKS.items():
         folder = out / "".join(c if c.isalnum() else "_" for c in name.lower())
-        recipe = load_recipe(IqaRecipe, path, (*changes, *overrides, f"output={folder}"))
-        if not recipe.evaluate_every:
-            raise ConfigError("an attack is followed on held-out photographs; set evaluate_every")
+        recipe = load_recipe(IqaRecipe, path, (*LONG, *changes, *overrides, f"output={folder}"))
+        if recipe.held_out is None:
+            raise ConfigError("an attack is followed on held-out photographs; name them in the section held_out")
         if not (folder / "summary.json").is_file():
             train_iqa(recipe, resume=bool(finished(folder / "checkpoints")))
         found[name] = read_trajectory(folder)

@@ -23,7 +23,7 @@ from train.iqa_guided import train_iqa
 from train.iqa_publish import publish_iqa
 from train.iqa_sampling import TargetSource
 from train.iqa_targets import ORIGINAL, make_targets, unsharp
-from train.store import TRUTH, group_store
+from train.store import TRUTH, GroupStore, group_store
 
 SOURCES = ("sharpened", "clarity", "prior", "compact")
 
@@ -129,10 +129,11 @@ def test_labels_decide_what_upos_shows(recipe_of, tmp_path: Path) -> None:
 def test_the_ground_truth_of_any_preference_dataset_is_a_target(curated: Path, tiny_head: Path, recipe_of) -> None:
     recipe = recipe_of(dataset=str(curated), targets={"strategy": "original"})
     dataset = open_dataset(curated)
-    store = group_store(dataset, Path(recipe.output).parent / "cache", dtype=torch.float32, device="cpu")
-    source = TargetSource(recipe, dataset, store, load_head(tiny_head))
+    source = TargetSource(recipe, dataset, GroupStore(curated, dataset.group_ids), load_head(tiny_head))
     assert all(own.indices[-1] == TRUTH and own.original == len(own.indices) - 1 for own in source.targets)
-    assert source(0, slice(None)).chosen == (ORIGINAL, ORIGINAL)
+    assert all(own.names[-1] == ORIGINAL for own in source.targets)
+    chances = [p.tolist() for p in source.probabilities if p is not None]
+    assert chances == [[0.0] * 4 + [1.0]] * len(dataset)
 
 
 @pytest.mark.parametrize(
