@@ -30,7 +30,8 @@ tags: [image-super-resolution, lora]
 # {title}: adapter `{name}` of `compact`
 
 A LoRA of rank {rank} on the convolutions of the flow head, trained as in "Augmenting Perceptual Super-Resolution via
-Image Quality Predictors" (arXiv 2504.18524): {method}.
+Image Quality Predictors" (arXiv 2504.18524):
+{method}.
 Photographs and their licences: those of the head, see [data.md](../../data.md).
 
 Use: `sr upscale PHOTO --out DIR --adapter {name} --compare-with sft`, or the page's Adapter menu.
@@ -41,13 +42,14 @@ work and is no claim of the paper's quality.
 ## Targets
 
 Strategy `{strategy}`, scored by {metric}. The paper's HGGT data (people's choice among four enhanced originals) is not
-here: the enhanced versions are {enhanced}. No person has called any of them better.
+here. The enhanced versions are {enhanced}
+(filters, and the model itself on the halved original). No person has called any of them better.
 
 ## Held-out figures
 
 By `python -m train evaluate train/recipes/compact_{name}.yaml` on the photographs below; gains are positive where the
-adapter is better, intervals by bootstrap over photographs. BRISQUE {role}; NIQE did not train it, nor did ST-LPIPS,
-PIQE, LSD and PSNR. Rewards hold BRISQUE, so read the hold-outs first.
+adapter is better, intervals by bootstrap over photographs. BRISQUE {role};
+NIQE did not train it, nor did ST-LPIPS, PIQE, LSD and PSNR. Rewards hold BRISQUE, so read the hold-outs first.
 
 {judged}
 
@@ -58,9 +60,12 @@ PIQE, LSD and PSNR. Rewards hold BRISQUE, so read the hold-outs first.
 - A score of scene statistics can be gamed: `python -m train iqa-attack train/recipes/compact_iqa_ft.yaml` shows how,
   and how far a LoRA holds it back.
 """
+_IN_THE_LOSS = (
+    "chose the targets and is in the loss, and the number of steps was settled after a look at held-out figures"
+)
 _METHODS = {
     "amo": "AMO, which shows the model, of the same random patch of every target, the one with the best score",
-    "ft": "AMO and then direct optimisation of the score, L1 + LPIPS - lambda_Q Q on what the head draws in four steps",
+    "ft": "direct optimisation of the score, L1 + LPIPS - lambda_Q Q on what the head draws in four steps, on AMO's targets",
 }
 
 
@@ -129,8 +134,8 @@ def publish_iqa(run: Path, name: str, folder: Path | None = None) -> Path:
         dtype=summary["dtype"].removeprefix("torch."),
         strategy=recipe["targets"]["strategy"],
         metric=recipe["targets"]["metric"].upper(),
-        enhanced=", ".join(made["sources"]) + " (filters, and the model itself on the halved original)",
-        role="chose the targets and is in the loss" if optimised else "chose the targets",
+        enhanced=", ".join(made["sources"]),
+        role=_IN_THE_LOSS if optimised else "chose the targets",
         judged=judgement_text(judged),
     )
     target = folder or ASSETS / "compact" / "adapters" / name

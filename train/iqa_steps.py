@@ -14,7 +14,7 @@ from torch.nn.functional import softplus
 from sr_core.backbones.compact import residual_latent
 from sr_core.backbones.flow_head import HeadInput, unshuffle_planes
 from sr_core.flow import clean_error_weight, interpolate, velocity_from_clean
-from sr_core.samplers import Step
+from sr_core.samplers import Step, Velocity
 from sr_core.tensors import Enlarged, Image, Latent, PerSample
 from train.iqa_config import QualityConfig
 from train.iqa_sampling import TargetBatch
@@ -70,9 +70,7 @@ def guided_loss(image: Image, target: Image, config: QualityConfig, terms: Terms
     return StepOutput(loss, {name: value.detach() for name, value in metrics.items()})
 
 
-def drawn_with_gradient(
-    step: Step, velocity: Callable[[Latent, Tensor], Latent], noise: Latent, sigmas: Float[Tensor, " n"]
-) -> Latent:
+def drawn_with_gradient(step: Step, velocity: Velocity, noise: Latent, sigmas: Float[Tensor, " n"]) -> Latent:
     """Return what `integrate` returns, with a gradient through every step.
 
     Source: DRaFT, arXiv 2309.17400, with all steps in the gradient; compact draws in four.
@@ -114,8 +112,8 @@ class HeadRestorer:
         if self.config.image == "sampled":
             embedded = self._photo(photo)
 
-            def velocity(x: Latent, level: Tensor) -> Latent:
-                return velocity_from_clean(x, self._clean(x, level, embedded), level)
+            def velocity(x: Latent, sigma: Tensor) -> Latent:
+                return velocity_from_clean(x, self._clean(x, sigma, embedded), sigma)
 
             image = decode_latent(drawn_with_gradient(self._step, velocity, noise, self._sigmas), photo, head)
         assert image is not None

@@ -69,7 +69,9 @@ class Discriminator(torch.nn.Module):
         weights = {name: _normalised(conv) for name, conv in self.convs.items()}
 
         def apply(name: str, x: Tensor, stride: int = 1) -> Tensor:
-            return torch.nn.functional.conv2d(x, weights[name], self.convs[name].bias, stride=stride, padding=1)
+            bias = self.convs[name].bias
+            assert isinstance(bias, Tensor)
+            return torch.nn.functional.conv2d(x, weights[name], bias, stride=stride, padding=1)
 
         activate = torch.nn.functional.leaky_relu
         top = activate(apply("enter", images), 0.2)

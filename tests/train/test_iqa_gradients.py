@@ -1,40 +1,70 @@
+from pathlib import Path
+
 import pytest
 import torch
+from jaxtyping import Float64
 from torch import Tensor
 
 from sr_core.images import read_image
 from tests.sr_core.rewards.conftest import NAMES
-from train.iqa_gradients import check_all, check_gradient, gradient_table, relative_difference, slope
+from train.iqa_gradients import (
+    Check,
+    Metric,
+    check_gradient,
+    gradient_table,
+    known_metrics,
+    relative_difference,
+    slope,
+)
 
-SIDE = 192
+TRUSTED = ("smooth brisque (the loss)", "smooth niqe (the loss)", "lpips", "psnr")
+TRAPS = ("brisque (as scored)", "niqe (as scored)", "piqe (as scored)", "pyiqa brisque", "pyiqa niqe", "pyiqa piqe")
+Photo = Float64[Tensor, "1 3 h w"]
 
 
 @pytest.fixture(scope="module")
-def checks(photos):
-    photo = read_image(photos / "eval" / NAMES[0]).pixels[..., 100 : 100 + SIDE, 100 : 100 + SIDE].double()
-    soft = torch.nn.functional.avg_pool2d(torch.nn.functional.pad(photo, (1,) * 4, mode="replicate"), 3, stride=1)
-    return check_all(photo, soft)
+def photo(photos: Path) -> Photo:
+    """Return two blocks of NIQE side by side."""
+    return read_image(photos / "eval" / NAMES[0]).pixels[..., 100:196, 100:292].double()
 
 
-def test_the_losses_and_the_reference_metrics_have_a_true_gradient(checks) -> None:
-    trusted = ("smooth brisque (the loss)", "smooth niqe (the loss)", "lpips", "psnr")
-    assert [name for name in trusted if not checks[name].passes] == []
-    # Those with a narrow count are differentiable too, but only far below a grey level.
-    assert checks["smooth brisque, narrow count"].passes
-    wide, narrow = (checks[f"smooth brisque{kind}"].reach for kind in (" (the loss)", ", narrow count"))
-    assert wide is not None
-    assert narrow is None or narrow < wide
+@pytest.fixture(scope="module")
+def metrics(photo: Photo) -> dict[str, Metric]:
+    padded = torch.nn.functional.pad(photo, (1,) * 4, mode="replicate")
+    return known_metrics(torch.nn.functional.avg_pool2d(padded, 3, stride=1))
 
 
-def test_the_metrics_as_scored_and_as_pyiqa_writes_them_do_not(checks) -> None:
-    traps = ("brisque (as scored)", "niqe (as scored)", "piqe (as scored)", "pyiqa brisque", "pyiqa niqe", "pyiqa piqe")
-    assert [name for name in traps if checks[name].passes] == []
-    assert checks["piqe (as scored)"].verdict in ("zero", "none")
+@pytest.mark.parametrize("name", TRUSTED)
+def test_the_losses_and_the_reference_metrics_have_a_true_gradient(metrics, photo: Photo, name: str) -> None:
+    check = check_gradient(metrics[name], photo, reaches=())
+    assert check.passes
+    assert check.worst is not None
+    assert check.worst <= 1e-2
 
 
-def test_the_table_names_every_metric_with_its_verdict(checks) -> None:
-    table = gradient_table(checks)
-    assert all(f"| {name} | {check.verdict} |" in table for name, check in checks.items())
+@pytest.mark.parametrize("name", TRAPS)
+def test_the_metrics_as_scored_and_as_pyiqa_writes_them_do_not(metrics, photo: Photo, name: str) -> None:
+    check = check_gradient(metrics[name], photo, directions=3, reaches=())
+    assert not check.passes
+    assert check.verdict == ("wrong" if name in ("pyiqa brisque", "pyiqa niqe") else "zero")
+
+
+def test_a_narrow_count_is_differentiable_and_holds_less_far_than_a_wide_one(metrics, photo: Photo) -> None:
+    small = photo[..., :96]
+    wide, narrow = (
+        check_gradient(metrics[name], small, directions=5, reaches=(1e-7, 1e-4))
+        for name in ("smooth brisque (the loss)", "smooth brisque, narrow count")
+    )
+    assert wide.passes
+    assert narrow.passes
+    assert wide.reach == 1e-4
+    assert narrow.reach in (None, 1e-7)
+
+
+def test_the_table_names_every_metric_with_its_verdict() -> None:
+    table = gradient_table({"good": Check("passes", 1e-3, 1e-4), "flat": Check("zero", None, None)})
+    assert "| good | passes | 1.0e-03 | 0.026 grey levels |" in table
+    assert "| flat | zero |  |  |" in table
 
 
 def test_a_wrong_gradient_is_found_out() -> None:
