@@ -65,7 +65,7 @@ _IN_THE_LOSS = (
 )
 _METHODS = {
     "amo": "AMO, which shows the model, of the same random patch of every target, the one with the best score",
-    "ft": "direct optimisation of the score, L1 + LPIPS - lambda_Q Q on what the head draws in four steps, on AMO's targets",
+    "ft": "direct optimisation of the score, L1 + LPIPS - lambda_Q Q on what the head draws, with AMO's targets",
 }
 
 
