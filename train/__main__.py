@@ -171,13 +171,88 @@ def spreads(
 
 @app.command()
 def publish(
-    run: Annotated[Path, typer.Argument(help="Output folder of `prefer`, trained and evaluated.")],
-    name: Annotated[str, typer.Option(help="Name of the adapter: hpo, sobolev_dpo or as_dpo.")],
+    run: Annotated[Path, typer.Argument(help="Output folder of `prefer` or `iqa`, trained and evaluated.")],
+    name: Annotated[str, typer.Option(help="Name of the adapter: hpo, sobolev_dpo, as_dpo, iqa_amo or iqa_ft.")],
 ) -> None:
     """Install a trained adapter, with its model card, where the page and `sr` find it."""
+    if name.startswith("iqa_"):
+        from train.iqa_publish import publish_iqa
+
+        typer.echo(publish_iqa(run, name))
+        return
     from train.publish import publish as run_publish
 
     typer.echo(run_publish(run, name))
+
+
+@app.command("iqa-targets")
+def iqa_targets(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    only_made: Annotated[bool, typer.Option("--only-made", help="Close the dataset with what is there.")] = False,
+) -> None:
+    """Make several enhanced targets for each crop, as a recipe of `iqa` says."""
+    from train.config import load_recipe
+    from train.iqa_config import IqaRecipe
+
+    loaded = load_recipe(IqaRecipe, recipe, tuple(overrides or ()))
+    from train.iqa_targets import make_targets
+
+    typer.echo(make_targets(loaded, only_made=only_made))
+
+
+@app.command()
+def iqa(recipe: RecipePath, overrides: Overrides = None, resume: Resume = False) -> None:
+    """Train an adapter on targets that a quality metric chooses, or on the metric itself."""
+    from train.config import load_recipe
+    from train.iqa_config import IqaRecipe
+
+    loaded = load_recipe(IqaRecipe, recipe, tuple(overrides or ()))
+    from train.iqa_guided import train_iqa
+
+    typer.echo(train_iqa(loaded, resume=resume))
+
+
+@app.command("iqa-gradients")
+def iqa_gradients(
+    photo: Annotated[Path, typer.Argument(help="A photograph of at least 192 px a side; its middle is used.")],
+) -> None:
+    """Print which metrics have a gradient that finite differences confirm."""
+    from train.iqa_gradients import check_photo, gradient_table
+
+    typer.echo(gradient_table(check_photo(photo)))
+
+
+@app.command("iqa-study")
+def iqa_study(
+    sources: Annotated[list[Path], typer.Argument(help="Votes of the page, or CSV or Parquet tables of pairs.")],
+    runs: Annotated[list[str] | None, typer.Option(help="Run folders that votes are about; may be repeated.")] = None,
+    lower: Annotated[list[str] | None, typer.Option(help="Metric of a table of which lower is better.")] = None,
+) -> None:
+    """Print how metrics agree with people, who is right where another errs, and the best pair and triple."""
+    from train.iqa_study import read_verdicts, study, study_text
+
+    typer.echo(study_text(study(read_verdicts(sources, tuple(runs or ()), tuple(lower or ())))))
+
+
+@app.command("iqa-attack")
+def iqa_attack(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    out: Annotated[Path, typer.Option(help="Folder of the runs, the table and the figure.")] = Path("runs/iqa_attack"),
+) -> None:
+    """Raise a quality score with all weights and with a LoRA, and compare what else changes at equal score."""
+    from train.iqa_attack import run_attacks
+
+    typer.echo(run_attacks(recipe, tuple(overrides or ()), out))
+
+
+@app.command("iqa-rows")
+def iqa_rows(runs: Annotated[list[Path], typer.Argument(help="Output folders of `iqa`, evaluated.")]) -> None:
+    """Print judged runs of `iqa` as rows of the README's table."""
+    from train.iqa_publish import iqa_rows as rows
+
+    typer.echo(rows(runs))
 
 
 @app.command("held-out")
@@ -247,7 +322,7 @@ def niqe(
 
 @app.command()
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="RECIPE of `sft` or `prefer`, or the output folder of `sft`.")],
+    run: Annotated[Path, typer.Argument(help="RECIPE of `sft`, `prefer` or `iqa`, or the output folder of `sft`.")],
     overrides: Overrides = None,
     photos: Annotated[Path | None, typer.Option(help="Held-out photographs; the recipe's by default.")] = None,
     presets: Annotated[str, typer.Option(help="Degradation presets, comma-separated.")] = "bicubic,real-esrgan",
@@ -260,7 +335,7 @@ def evaluate(
 ) -> None:
     """Measure on held-out photographs: a head against the prior, or an adapter against the model before it.
 
-    For a recipe of `prefer` its section `held_out` says on what, and the other options do not apply.
+    For a recipe of `prefer` or `iqa` its section `held_out` says on what, and the other options do not apply.
     """
     if run.suffix in (".yaml", ".yml"):
         from train.config import SftRecipe, load_recipe, recipe_sections
@@ -275,6 +350,14 @@ def evaluate(
             from train.report import write_report
 
             typer.echo(write_report(Path(preference.output)))
+            return
+        if "targets" in recipe_sections(run):
+            from train.iqa_config import IqaRecipe
+
+            guided = load_recipe(IqaRecipe, run, tuple(overrides or ()))
+            from train.iqa_publish import judge_iqa
+
+            typer.echo(judge_iqa(guided)["text"])
             return
         loaded = load_recipe(SftRecipe, run, tuple(overrides or ()))
         run = Path(loaded.output)

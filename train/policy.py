@@ -1,4 +1,4 @@
-"""Reference and policy as named LoRA sets on one flow head."""
+"""Reference and policy as named LoRA sets on one network."""
 
 import copy
 import hashlib
@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import torch
 from peft import LoraConfig as PeftLora
@@ -18,12 +19,14 @@ from torch import Tensor, nn
 
 from sr_core.backbones.adapters import PEFT_FILES, convolution_names
 from sr_core.backbones.flow_head import FlowHead
+from sr_core.backbones.prior import Prior
 from sr_core.errors import ConfigError, WeightsError
 from sr_core.files import replace_text, replacing
 
 REFERENCE, POLICY, ADVERSARY = "reference", "policy", "adversary"
 BASE_LABEL = "compact flow head, sha256 "
-"""How a PEFT folder of ours names the head that it belongs to."""
+PRIOR_LABEL = "compact prior, sha256 "
+"""How a PEFT folder of ours names the head, or the prior, that it belongs to."""
 PREFIX = "base_model.model."
 """What PEFT puts before a layer's name in its files."""
 
@@ -52,17 +55,22 @@ class TrainedTensors(nn.Module):
             self.register_parameter(name.replace(".", "/"), parameter)
 
 
-class HeadPolicy:
-    """One flow head with a frozen reference set, a trained policy set and, where loaded, an adversary set.
+Network = TypeVar("Network", bound=nn.Module)
 
-    Sets are PEFT LoRA adapters on the convolutions. Without an adapter folder the reference is the head itself, as a
+
+class LoraPolicy(Generic[Network]):
+    """One network with a frozen reference set, a trained policy set and, where loaded, an adversary set.
+
+    Sets are PEFT LoRA adapters on the convolutions. Without an adapter folder the reference is the network itself, as a
     LoRA at zero, and the policy starts as the same; with one, both start from it.
     Raises ConfigError if the folder's rank differs from `rank`.
     """
 
+    base_label = BASE_LABEL
+
     def __init__(
         self,
-        head: FlowHead,
+        head: Network,
         *,
         rank: int,
         alpha: float,
@@ -74,7 +82,7 @@ class HeadPolicy:
             parameter.requires_grad_(False)
         names = [n for n in convolution_names(head) if not target_modules or n.endswith(target_modules)]
         if not names:
-            raise ConfigError(f"target_modules must name layers of the head, {target_modules} names none")
+            raise ConfigError(f"target_modules must name layers of the network, {target_modules} names none")
         self.head = head
         self.base_hash = module_hash(head)
         self._settings: dict[str, PeftLora] = {}
@@ -104,7 +112,8 @@ class HeadPolicy:
         found = PeftLora.from_pretrained(str(folder))
         own = self._settings[name]
         base = str(found.base_model_name_or_path)
-        if base.startswith(BASE_LABEL) and base != BASE_LABEL + self.base_hash:
+        label = self.base_label
+        if base.startswith(label) and base != label + self.base_hash:
             raise WeightsError(f"{folder} was made for another head: {base}, this one is {self.base_hash}")
         if (found.r, found.lora_alpha) != (own.r, own.lora_alpha):
             raise ConfigError(
@@ -184,13 +193,23 @@ class HeadPolicy:
         stored = copy.copy(self._settings[name])
         stored.inference_mode = True
         # PEFT writes its file in place; the text goes through our own whole-or-nothing write.
-        replace_text(settings, _settings_text(stored, self.base_hash))
+        replace_text(settings, _settings_text(stored, self.base_label + self.base_hash))
         return folder
 
 
-def _settings_text(settings: PeftLora, base_hash: str) -> str:
+class HeadPolicy(LoraPolicy[FlowHead]):
+    """Reference and policy on the flow head; its PEFT folders are what the page and `sr` offer."""
+
+
+class PriorPolicy(LoraPolicy[Prior]):
+    """Reference and policy on the prior."""
+
+    base_label = PRIOR_LABEL
+
+
+def _settings_text(settings: PeftLora, base: str) -> str:
     values = {key: sorted(value) if isinstance(value, set) else value for key, value in settings.to_dict().items()}  # type: ignore[no-untyped-call]
-    values["base_model_name_or_path"] = BASE_LABEL + base_hash
+    values["base_model_name_or_path"] = base
     return json.dumps(values, indent=1, sort_keys=True, default=str) + "\n"
 
 

@@ -15,7 +15,14 @@ from sr_core.errors import ConfigError, WeightsError
 
 SFT = "sft"
 """Name of the backbone's own weights, without an adapter."""
-_LABELS = {SFT: "SFT", "hpo": "DP2O", "sobolev_dpo": "Sobolev-DPO", "as_dpo": "AS-DPO"}
+_LABELS = {
+    SFT: "SFT",
+    "hpo": "DP2O",
+    "sobolev_dpo": "Sobolev-DPO",
+    "as_dpo": "AS-DPO",
+    "iqa_amo": "IQA-AMO",
+    "iqa_ft": "IQA-FT",
+}
 _ADAPTER_FILES = ("adapter_config.json", "model.safetensors", "diffusion_pytorch_model.safetensors")
 """One of them shows that a folder is an adapter: a PEFT LoRA, or a whole ControlNet."""
 

@@ -13,7 +13,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sr_core.errors import WeightsError
+from sr_core.rewards.brisque import BrisqueModel
 from sr_core.rewards.local_files import checked_weights, find_in_package, package_source, sha256_of
+from sr_core.rewards.niqe import NiqeModel
 from sr_core.rewards.registry import Json, MetricSpec, Reference
 from sr_core.tensors import Image, PerSample
 
@@ -118,6 +120,35 @@ def load(spec: MetricSpec, device: str) -> PyiqaMetric:
     return PyiqaMetric(spec=spec, provenance=provenance, network=network, batch=entry.batch, multiple=entry.multiple)
 
 
+def load_differentiable(spec: MetricSpec, device: str) -> Callable[[Image], PerSample]:
+    """Load one of pyiqa's no-reference networks with a gradient to its input; raises WeightsError as `load` does."""
+    if find_spec("pyiqa") is None:
+        raise WeightsError(f"{spec.label} needs the package pyiqa: run `pip install pyiqa`")
+    entry = ENTRIES[spec.name]
+    check_files(spec.label, entry.files)
+    _check_repository(spec.label, entry.repository)
+    metric = _build(entry, device, as_loss=True)
+    return lambda images: torch.cat([metric(part).reshape(-1) for part in torch.split(images, entry.batch)])
+
+
+def statistics_formulas(model: BrisqueModel, pristine: NiqeModel) -> dict[str, Callable[[Image], Tensor]]:
+    """Return pyiqa's BRISQUE, NIQE and PIQE as it writes them, fed our numbers: to compare values and gradients."""
+    from pyiqa.archs.brisque_arch import brisque
+    from pyiqa.archs.niqe_arch import niqe
+    from pyiqa.archs.piqe_arch import piqe
+    from pyiqa.utils.color_util import to_y_channel
+
+    def scored_blocks(images: Image) -> Tensor:
+        outcome = piqe(images)
+        return outcome[0] if isinstance(outcome, tuple) else outcome
+
+    return {
+        "pyiqa brisque": lambda x: brisque(x, sv_coef=model.coefficients, sv=model.vectors, rho=model.rho),
+        "pyiqa niqe": lambda x: niqe(to_y_channel(x, 255.0), pristine.mean[None], pristine.covariance[None]),
+        "pyiqa piqe": scored_blocks,
+    }
+
+
 def check_files(label: str, files: tuple[WeightsFile, ...]) -> dict[str, Json]:
     """Return the provenance of checkpoints below torch's hub folder.
 
@@ -150,14 +181,16 @@ def _check_repository(label: str, repository: str | None) -> dict[str, Json]:
     return {"weights": repository, "revision": Path(found).parent.name}
 
 
-def _build(entry: PyiqaEntry, device: str) -> nn.Module:
+def _build(entry: PyiqaEntry, device: str, *, as_loss: bool = False) -> nn.Module:
     import pyiqa
 
     # Else A-FINE would look for CLIP in another folder than everything else.
     clip = {"clip_backbone": str(Path(torch.hub.get_dir()) / _CLIP_VIT.path)}
-    options = clip if _CLIP_VIT in entry.files else {}
+    options: dict[str, str] = clip if _CLIP_VIT in entry.files else {}
+    if as_loss:
+        options |= {"loss_reduction": "none"}
     with without_network():
-        metric: nn.Module = pyiqa.create_metric(entry.name, device=torch.device(device), **options)
+        metric: nn.Module = pyiqa.create_metric(entry.name, device=torch.device(device), as_loss=as_loss, **options)
     return metric
 
 

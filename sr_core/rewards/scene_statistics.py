@@ -15,7 +15,7 @@ from torch.nn.functional import pad
 Plane = Float[Tensor, "h w"]
 """One channel of one image."""
 
-_LUMA = (0.299, 0.587, 0.114)
+LUMA = (0.299, 0.587, 0.114)
 _RADIUS = 3
 _SIGMA = 7 / 6
 
@@ -41,11 +41,11 @@ class AsymmetricGaussian(NamedTuple):
 
     def beta_left(self) -> Float64[Tensor, " n"]:
         """Return the left scale, sigma_l sqrt(Gamma(1/alpha) / Gamma(3/alpha))."""
-        return self.sigma_left * _scale_ratio(self.alpha)
+        return self.sigma_left * scale_ratio(self.alpha)
 
     def beta_right(self) -> Float64[Tensor, " n"]:
         """Return the right scale, sigma_r sqrt(Gamma(1/alpha) / Gamma(3/alpha))."""
-        return self.sigma_right * _scale_ratio(self.alpha)
+        return self.sigma_right * scale_ratio(self.alpha)
 
     def mean(self) -> Float64[Tensor, " n"]:
         """Return the mean, (beta_r - beta_l) Gamma(2/alpha) / Gamma(1/alpha)."""
@@ -55,7 +55,7 @@ class AsymmetricGaussian(NamedTuple):
 
 def luma_8bit(image: Float[Tensor, "3 h w"]) -> Float64[Tensor, "h w"]:
     """Return BT.601 luma of pixels in [0, 1], rounded to whole numbers in [0, 255]."""
-    weights = torch.tensor(_LUMA, dtype=torch.float64, device=image.device)
+    weights = torch.tensor(LUMA, dtype=torch.float64, device=image.device)
     return torch.einsum("chw,c->hw", image.double(), 255 * weights).round()
 
 
@@ -68,8 +68,8 @@ def local_contrast(luma: Plane) -> LocalContrast:
     Source: BRISQUE, doi 10.1109/TIP.2012.2214050, Eq. 1-3.
     """
     luma = luma.double()
-    mean = _gaussian(luma)
-    deviation = (_gaussian(luma.square()) - mean.square()).abs().sqrt()
+    mean = window_mean(luma)
+    deviation = (window_mean(luma.square()) - mean.square()).abs().sqrt()
     return LocalContrast(mscn=(luma - mean) / (deviation + 1), deviation=deviation)
 
 
@@ -90,7 +90,7 @@ def fit_asymmetric_gaussian(values: Float[Tensor, "n h w"]) -> AsymmetricGaussia
     mean_magnitude = (total - 2 * left_sum) / num
     ratio = mean_magnitude.square() / (energy / num)
     ratio = ratio * (gamma**3 + 1) * (gamma + 1) / (gamma.square() + 1).square()
-    return AsymmetricGaussian(_nearest_shape(ratio), sigma_left, sigma_right)
+    return AsymmetricGaussian(nearest_shape(ratio), sigma_left, sigma_right)
 
 
 def _block_sum(values: Float[Tensor, "n h w"]) -> Float64[Tensor, " n"]:
@@ -101,28 +101,30 @@ def _block_energy(values: Float[Tensor, "n h w"]) -> Float64[Tensor, " n"]:
     return values.square().sum(dim=(1, 2)).double()
 
 
-def _scale_ratio(alpha: Float64[Tensor, " n"]) -> Float64[Tensor, " n"]:
+def scale_ratio(alpha: Float64[Tensor, " n"]) -> Float64[Tensor, " n"]:
+    """Return scale over deviation, sqrt(Gamma(1/alpha) / Gamma(3/alpha))."""
     return torch.exp((torch.lgamma(1 / alpha) - torch.lgamma(3 / alpha)) / 2)
 
 
 @cache
-def _shape_grid(device: torch.device) -> tuple[Float64[Tensor, " k"], Float64[Tensor, " k"]]:
+def shape_grid(device: torch.device) -> tuple[Float64[Tensor, " k"], Float64[Tensor, " k"]]:
     """Return alpha and the rising r(alpha) = Gamma(2/alpha)^2 / (Gamma(1/alpha) Gamma(3/alpha))."""
     alpha = torch.arange(200, 10001, dtype=torch.float64) / 1000
     log_ratio = 2 * torch.lgamma(2 / alpha) - torch.lgamma(1 / alpha) - torch.lgamma(3 / alpha)
     return alpha.to(device), log_ratio.exp().to(device)
 
 
-def _nearest_shape(ratio: Float64[Tensor, " n"]) -> Float64[Tensor, " n"]:
-    alpha, grid = _shape_grid(ratio.device)
+def nearest_shape(ratio: Float64[Tensor, " n"]) -> Float64[Tensor, " n"]:
+    """Return the alpha of the grid whose r(alpha) is nearest; NaN where the ratio is not finite."""
+    alpha, grid = shape_grid(ratio.device)
     above = torch.searchsorted(grid, ratio.contiguous()).clamp(1, len(grid) - 1)
     below = above - 1
     nearest = torch.where(ratio - grid[below] <= grid[above] - ratio, below, above)
     return torch.where(ratio.isfinite(), alpha[nearest], torch.nan)
 
 
-def _gaussian(plane: Plane) -> Plane:
-    """Blur with the separable window, as sums of shifted slices: on one plane faster than a convolution."""
+def window_mean(plane: Plane) -> Plane:
+    """Return the mean under the Gaussian window, as sums of shifted slices: on one plane faster than a convolution."""
     offsets = torch.arange(-_RADIUS, _RADIUS + 1, dtype=torch.float64)
     window = torch.exp(-offsets.square() / (2 * _SIGMA**2))
     taps = (window / window.sum()).tolist()
