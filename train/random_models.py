@@ -94,7 +94,7 @@ def _random_flux(name: str, *, tiny: bool, dtype: torch.dtype, device: torch.dev
         branch = materialised(empty_controlnet(dict(transformer.config)), dtype=dtype, device=device)
         return ControlledFlux(controlnet=branch, **settings)
     condition_flux(transformer)
-    add_lora(transformer, SFT_SET, rank=SFT_RANK, alpha=SFT_RANK, targets=LORA_TARGETS)
+    add_lora(transformer, SFT_SET, rank=SFT_RANK, alpha=float(SFT_RANK), targets=LORA_TARGETS)
     use_loras(transformer, (SFT_SET,))
     return StreamedFlux(**settings)
 

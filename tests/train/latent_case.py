@@ -78,7 +78,7 @@ def _save_sft(base: Path, folder: Path) -> Path:
     from sr_core.backbones.flux import LORA_TARGETS
 
     network = FluxTransformer2DModel.from_pretrained(base, subfolder="transformer")
-    add_lora(network, "sft", rank=3, alpha=3, targets=LORA_TARGETS, seed=5)
+    add_lora(network, "sft", rank=3, alpha=3.0, targets=LORA_TARGETS, seed=5)
     generator = torch.Generator().manual_seed(7)
     for name, parameter in lora_parameters(network, "sft").items():
         if "lora_B" in name:
