@@ -15,16 +15,18 @@ from sr_core.precision import resolve_dtype
 from sr_core.preference_data.dataset import open_dataset
 from train.ablations import slug
 from train.checkpoints import finished, load_checkpoint
+from train.compact_trainee import CompactModel, head_file, load_policy
 from train.config import parse_recipe
 from train.data import seeded_generator
 from train.judge import judge_adapters
 from train.judge_tables import SFT, Judged, compare, judgement_text
 from train.policy import HeadPolicy
-from train.prefer import ADAPTER, CompactModel, PairSource, head_file, load_policy, training_pairs
+from train.prefer import PairSource, training_pairs
 from train.preference_config import ObjectiveConfig, PreferRecipe
 from train.processes import Processes
 from train.steps import pair_levels, preference_step
 from train.store import group_store
+from train.trainees import ADAPTER
 
 PROBES = 8
 """Batches on which every checkpoint's winners are measured; training draws none of them."""

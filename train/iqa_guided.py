@@ -23,6 +23,7 @@ from sr_core.rewards.offline import load_lpips_layers
 from sr_core.samplers import SAMPLERS
 from sr_core.schedules import SCHEDULES
 from train.checkpoints import check_start, replace_tensors
+from train.compact_trainee import head_file
 from train.config import recipe_values
 from train.data import seeded_generator
 from train.engine import RunSettings, fit
@@ -31,11 +32,11 @@ from train.iqa_looks import FIRST_LOOK, HeldOutLook
 from train.iqa_sampling import TargetSource
 from train.iqa_steps import HeadRestorer, PriorRestorer, Restorer, Terms, guided_step
 from train.policy import REFERENCE, FullPolicy, HeadPolicy, PriorPolicy, TrainedTensors
-from train.prefer import ADAPTER, head_file
 from train.processes import Processes
 from train.quality import Discriminator, load_quality
 from train.steps import StepOutput
 from train.store import group_store
+from train.trainees import ADAPTER
 
 DISCRIMINATOR = "discriminator."
 """Prefix of the discriminator's tensors among the trained ones."""
@@ -148,7 +149,7 @@ def train_iqa(recipe: IqaRecipe, *, resume: bool = False) -> Path:
     if recipe.evaluate_every and recipe.held_out is not None:
         look = HeldOutLook(recipe, policy, trained, dtype)
         if not resume and processes.is_main:
-            first = {"step": 0, **look({name: value.detach() for name, value in trained.state_dict().items()})}
+            first = {"step": 0, **look(0, {name: value.detach() for name, value in trained.state_dict().items()})}
             replace_text(output / FIRST_LOOK, json.dumps(first))
     average = fit(trained, step, recipe.optim, settings, look, recipe.evaluate_every)
     if processes.is_main:

@@ -70,8 +70,8 @@ class HeldOutLook:
             image = output.image.float()
             return _Photo(hq, lq, HeadInput(output.trunk.float(), unshuffle_planes(image), lq, head.gain(image, lq)))
 
-    def __call__(self, average: dict[str, Tensor]) -> dict[str, float]:
-        """Return the mean of every figure over the photographs, with the averaged weights."""
+    def __call__(self, done: int, average: dict[str, Tensor]) -> dict[str, float]:  # noqa: ARG002
+        """Return the mean of every figure over the photographs, with the averaged weights; `done` steps made them."""
         found: dict[str, list[float]] = {}
         with self._using(average), torch.no_grad():
             for photo in self.photos:

@@ -11,11 +11,11 @@ from sr_core.errors import ConfigError
 from sr_core.files import replace_text, replacing
 from train.ablations import table
 from train.checkpoints import finished
+from train.compact_trainee import head_file
 from train.iqa_config import IqaRecipe
 from train.iqa_guided import iqa_adapter
 from train.judge import judge_adapters
 from train.judge_tables import SFT, compare, judgement_text
-from train.prefer import head_file
 
 IQA_TITLES = {"iqa_amo": "IQA-AMO", "iqa_ft": "IQA-FT"}
 """What people call the adapters that ship."""
