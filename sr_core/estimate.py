@@ -108,9 +108,8 @@ def estimate(width: int, height: int, job: Job, *, memory: int | None = None) ->
     rows, columns = tiles[0].rows, tiles[0].columns
     tile_pixels = (rows.stop - rows.start) * (columns.stop - columns.start)
     pixels = tile_pixels * len(tiles)
-    evaluations = job.num_steps if job.sampler == "euler" else 2 * job.num_steps - 1
     drawn = job.num_candidates * (1 if job.compare_adapter is None else 2)
-    seconds = pixels * (PRIOR_S_PER_PIXEL + HEAD_S_PER_PIXEL * evaluations * drawn)
+    seconds = pixels * (PRIOR_S_PER_PIXEL + HEAD_S_PER_PIXEL * job.passes * drawn)
     seconds += SCORE_S_PER_PIXEL * min(size[0] * size[1], 16 * 512**2) * drawn
     needed = needed_memory(width, height, size)
     free = free_memory() if memory is None else memory

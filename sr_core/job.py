@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sr_core.backbones import SFT
+from sr_core.backbones import ONE_STEP, SFT
 from sr_core.errors import ConfigError
 from sr_core.images import FORMATS
 from sr_core.limits import check_output_size
@@ -51,6 +51,13 @@ class Job:
         if self.size is None:
             output_size(64, 64, scale=self.scale)
         self._draw(None)
+
+    @property
+    def passes(self) -> int:
+        """Return how often the model is asked per candidate."""
+        if self.adapter == ONE_STEP:
+            return 1
+        return self.num_steps if self.sampler == "euler" else 2 * self.num_steps - 1
 
     def request(self, photo_size: tuple[int, int]) -> RestoreRequest:
         """Return what to draw for a photo of (width, height).

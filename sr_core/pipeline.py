@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from sr_core.alpha import Alpha, enlarge_alpha
-from sr_core.backbones import adapter_label, load_backbone
+from sr_core.backbones import ONE_STEP, adapter_label, load_backbone
 from sr_core.errors import InputError
 from sr_core.estimate import estimate
 from sr_core.images import FORMATS, Photo, Pixels8, read_image, read_output, to_uint8, write_image
@@ -79,7 +79,7 @@ def _new_run(photo_path: Path, photo: Photo, folder: Path, job: Job, size: tuple
         "adapter": job.adapter,
         "compare_adapter": job.compare_adapter,
         "dtype": None,
-        "steps": job.num_steps,
+        "steps": job.passes if job.adapter == ONE_STEP else job.num_steps,
         "sampler": job.sampler,
         "schedule": RestoreRequest().schedule,
         "noise": GENERATOR,
@@ -112,7 +112,8 @@ def _recipe(candidate: Candidate, job: Job) -> dict[str, object]:
         "seed": candidate.seed,
         "backbone": job.backbone,
         "adapter": job.adapter,
-        "steps": job.num_steps,
+        "steps": job.num_steps if candidate.level is None else 1,
+        **({} if candidate.level is None else {"level": candidate.level}),
         "sampler": job.sampler,
         "dtype": candidate.dtype,
         "version": VERSION,
@@ -142,7 +143,11 @@ def _write_candidate(
 ) -> tuple[CandidateRecord, Pixels8 | None]:
     """Put a candidate on disk and return its record with the 8-bit pixels that the file shows."""
     record = CandidateRecord(
-        index=candidate.index, seed=candidate.seed, dtype=candidate.dtype, problem=candidate.problem
+        index=candidate.index,
+        seed=candidate.seed,
+        dtype=candidate.dtype,
+        problem=candidate.problem,
+        level=candidate.level,
     )
     if candidate.pixels is None:
         return record, None

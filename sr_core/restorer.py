@@ -15,9 +15,10 @@ from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sr_core.backbones.backbone import Backbone, Condition
+from sr_core.backbones.backbone import Backbone, Condition, OneStep
 from sr_core.color import COLOR_TRANSFERS, transfer_color
 from sr_core.errors import ConfigError
+from sr_core.flow import clean_from_velocity, column
 from sr_core.noise import block_noise
 from sr_core.resampling import resize
 from sr_core.samplers import SAMPLERS, integrate
@@ -87,6 +88,8 @@ class Candidate:
     """Precision it was drawn in; float32 where a retry was needed."""
     problem: str | None = None
     """Why it failed, in words."""
+    level: float | None = None
+    """Level that a restoration in one step began at; None for one in several steps."""
 
 
 class _ConditionStore:
@@ -144,9 +147,9 @@ class _Counter:
 
 def _draw_tile(
     backbone: Backbone, condition: Condition, lq: Image, tile: Tile, seeds: Sequence[int],
-    request: RestoreRequest, counter: _Counter,
+    request: RestoreRequest, counter: _Counter, levels: Sequence[float] | None,
 ) -> Float[Tensor, "n 3 H W"]:  # fmt: skip
-    """Return the restorations of one tile, one per seed."""
+    """Return the restorations of one tile, one per seed; in one step from `levels`, or along the schedule."""
     window = crop(lq, tile)
     channels, height, width = backbone.latent_shape(window)
     top, left = tile.rows.start, tile.columns.start
@@ -156,6 +159,10 @@ def _draw_tile(
         counter()
         return backbone.velocity(x, sigma, condition)
 
+    if levels is not None:
+        sigma = torch.tensor(levels, device=backbone.device)
+        x = column(sigma) * noise.to(backbone.device)
+        return backbone.decode(clean_from_velocity(x, velocity(x, sigma), sigma), condition)
     sigmas = SCHEDULES[request.schedule](request.num_steps)
     latent = integrate(SAMPLERS[request.sampler], velocity, noise.to(backbone.device), sigmas)
     return backbone.decode(latent, condition)
@@ -163,16 +170,19 @@ def _draw_tile(
 
 def _draw(
     backbone: Backbone, condition_of: Callable[[int], Condition], lq: Image, tiles: Sequence[Tile],
-    seeds: Sequence[int], request: RestoreRequest, counter: _Counter,
+    seeds: Sequence[int], request: RestoreRequest, counter: _Counter, levels: Sequence[float] | None,
 ) -> list[Enlarged]:  # fmt: skip
     """Return whole restorations at the backbone's own scale, one per seed."""
     scale = backbone.scale
     height, width = lq.shape[-2] * scale, lq.shape[-1] * scale
     canvases = [torch.zeros(1, 3, height, width) for _ in seeds]
-    padded = list(seeds) + [seeds[-1]] * (backbone.candidates_per_pass - len(seeds))
+    spare = backbone.candidates_per_pass - len(seeds)
+    padded = list(seeds) + [seeds[-1]] * spare
+    if levels is not None:
+        levels = [*levels, *[levels[-1]] * spare]
     for index, tile in enumerate(tiles):
         counter()
-        images = _draw_tile(backbone, condition_of(index), lq, tile, padded, request, counter)
+        images = _draw_tile(backbone, condition_of(index), lq, tile, padded, request, counter, levels)
         for canvas, image in zip(canvases, images, strict=False):
             add_tile(canvas, image[None].float(), tile, scale)
     return canvases
@@ -252,6 +262,7 @@ class Restorer:
         restorers = (self,) if twin is None else (self, twin)
         backbones = [restorer._backbone_of(self.dtype) for restorer in restorers]
         tiles = plan_tiles(lq.shape[-2], lq.shape[-1], request.tile)
+        levels = [_levels(backbone, lq, request) for backbone in backbones]
         evaluations = request.num_steps if request.sampler == "euler" else 2 * request.num_steps - 1
         batch = backbones[0].candidates_per_pass
         passes = -(-request.num_candidates // batch) * len(restorers)
@@ -266,11 +277,14 @@ class Restorer:
             for first, place in product(range(0, request.num_candidates, batch), range(len(restorers))):
                 seeds = request.seeds[first : first + batch]
                 condition_of = partial(store.get, place=place)
-                images = _draw(backbones[place], condition_of, lq, tiles, seeds, request, counter)
+                chosen = levels[place]
+                part = None if chosen is None else chosen[first : first + batch]
+                images = _draw(backbones[place], condition_of, lq, tiles, seeds, request, counter, part)
                 for offset, seed in enumerate(seeds):
+                    level = None if part is None else part[offset]
                     # Popped and deleted: a finished candidate must not take room while the next one is drawn.
-                    drawn = restorers[place]._checked(images.pop(0), lq, tiles, seed, request, counter)
-                    yield replace(_candidate(first + offset, seed, drawn, lq, request), twin=place > 0)
+                    drawn = restorers[place]._checked(images.pop(0), lq, tiles, seed, request, counter, level)
+                    yield replace(_candidate(first + offset, seed, drawn, lq, request), twin=place > 0, level=level)
                     del drawn
         except Stopped:
             return
@@ -278,16 +292,25 @@ class Restorer:
             store.close()
 
     def _checked(
-        self, image: Enlarged, lq: Image, tiles: Sequence[Tile], seed: int, request: RestoreRequest, counter: _Counter
-    ) -> Draw:
+        self, image: Enlarged, lq: Image, tiles: Sequence[Tile], seed: int, request: RestoreRequest,
+        counter: _Counter, level: float | None,
+    ) -> Draw:  # fmt: skip
         """Return the image if it is sound, else a second draw in float32."""
         problem = image_fault(image, lq)
         if problem is None or self.dtype == torch.float32:
             return Draw(image, self.dtype, problem)
         backbone = self._backbone_of(torch.float32)
         store = _ConditionStore([backbone], lq, tiles, reused=False)
-        again = _draw(backbone, partial(store.get, place=0), lq, tiles, [seed], request, counter)
+        levels = None if level is None else [level]
+        again = _draw(backbone, partial(store.get, place=0), lq, tiles, [seed], request, counter, levels)
         return Draw(again[0], torch.float32, image_fault(again[0], lq))
+
+
+def _levels(backbone: Backbone, lq: Image, request: RestoreRequest) -> list[float] | None:
+    """Return the level of every candidate where the backbone works in one step; one alone takes the most likely."""
+    if not isinstance(backbone, OneStep):
+        return None
+    return [float(v) for v in backbone.choose_levels(lq, request.seeds if request.num_candidates > 1 else None)]
 
 
 def _candidate(index: int, seed: int, drawn: Draw, lq: Image, request: RestoreRequest) -> Candidate:

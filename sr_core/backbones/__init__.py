@@ -13,7 +13,9 @@ from sr_core.errors import ConfigError
 
 SFT = "sft"
 """Name of the backbone's own weights, without an adapter."""
-_LABELS = {SFT: "SFT", "hpo": "DP2O", "sobolev_dpo": "Sobolev-DPO", "as_dpo": "AS-DPO"}
+ONE_STEP = "one_step"
+"""Name of the weights that restore in one step; not a LoRA but a model of its own around the same prior."""
+_LABELS = {SFT: "SFT", "hpo": "DP2O", "sobolev_dpo": "Sobolev-DPO", "as_dpo": "AS-DPO", ONE_STEP: "One step"}
 
 
 class BackboneLoader(Protocol):
@@ -24,6 +26,10 @@ class BackboneLoader(Protocol):
 
 
 def _load_compact(*, dtype: torch.dtype, device: str, adapter: Path | None) -> Backbone:
+    if adapter is not None and adapter.suffix:
+        from sr_core.backbones.one_step import load_compact_one_step
+
+        return load_compact_one_step(dtype=dtype, device=device, path=adapter)
     from sr_core.backbones.compact import load_compact
 
     return load_compact(dtype=dtype, device=device, adapter=adapter)
@@ -45,6 +51,7 @@ def adapter_label(name: str) -> str:
 def available_adapters(backbone: str) -> tuple[str, ...]:
     """Return the names that `load_backbone` accepts as adapter: `sft`, those of the papers, then any other."""
     found = {path.parent.name for path in adapter_folder(backbone).glob("*/adapter_config.json")}
+    found |= {ONE_STEP} & {path.stem for path in (ASSETS / backbone).glob("*.safetensors")}
     return (SFT, *(name for name in _LABELS if name in found), *sorted(found - _LABELS.keys()))
 
 
@@ -64,7 +71,7 @@ def load_backbone(
     """
     _checked(name, tuple(BACKBONES), "backbone")
     _checked(adapter, available_adapters(name), "adapter")
-    path = None if adapter == SFT else adapter_folder(name) / adapter
+    path = {SFT: None, ONE_STEP: ASSETS / name / f"{ONE_STEP}.safetensors"}.get(adapter, adapter_folder(name) / adapter)
     loaded: dict[torch.dtype, Backbone] = {}
 
     def of(precision: torch.dtype) -> Backbone:

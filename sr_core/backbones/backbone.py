@@ -1,8 +1,10 @@
 """The protocol of every restoration model: condition once, then one velocity field per photo."""
 
+from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from sr_core.tensors import Enlarged, Image, Latent, PerSample, Sigma
@@ -56,3 +58,11 @@ class Backbone(Protocol):
 
     def error_weight(self, sigma: Sigma) -> PerSample:
         """Return the weight of an error on this backbone's native target."""
+
+
+@runtime_checkable
+class OneStep(Protocol):
+    """A backbone that restores in one step, from noise at a level that it chooses for the whole photo."""
+
+    def choose_levels(self, lq: Image, seeds: Sequence[int] | None = None) -> Float[Tensor, " n"]:
+        """Return the most likely level of a photo, or one draw per seed; all tiles use the same."""
