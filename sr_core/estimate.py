@@ -188,10 +188,8 @@ def estimate(width: int, height: int, job: Job, *, memory: int | None = None) ->
     rows, columns = tiles[0].rows, tiles[0].columns
     tile_pixels = (rows.stop - rows.start) * (columns.stop - columns.start)
     pixels = tile_pixels * len(tiles)
-    steps = job.drawing.num_steps
-    evaluations = 2 * steps - 1 if job.drawing.sampler == "heun" else steps
     drawn = job.num_candidates * (1 if job.compare_adapter is None else 2)
-    seconds = pixels * (PRIOR_S_PER_PIXEL + HEAD_S_PER_PIXEL * evaluations * drawn)
+    seconds = pixels * (PRIOR_S_PER_PIXEL + HEAD_S_PER_PIXEL * job.passes * drawn)
     num_tiles, cost = len(tiles), COSTS.get(job.backbone)
     if cost is not None:
         each, num_tiles = _large_seconds(width, height, job, cost)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sr_core.backbones import BACKBONES, SFT, drawing_of
+from sr_core.backbones import BACKBONES, ONE_STEP, SFT, drawing_of
 from sr_core.backbones.backbone import LoadOptions
 from sr_core.backbones.drawing import SETTINGS, Drawing
 from sr_core.errors import ConfigError
@@ -71,6 +71,14 @@ class Job:
     def drawing(self) -> Drawing:
         """Return the settings that draw, with the backbone's own where the job leaves them open."""
         return drawing_of(self.backbone, vars(self))
+
+    @property
+    def passes(self) -> int:
+        """Return how often a network that sees tiles is asked per candidate and tile."""
+        if self.adapter == ONE_STEP:
+            return 1
+        steps = self.drawing.num_steps
+        return 2 * steps - 1 if self.drawing.sampler == "heun" else steps
 
     def request(self, photo_size: tuple[int, int]) -> RestoreRequest:
         """Return what to draw for a photo of (width, height).

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from sr_core.alpha import Alpha, enlarge_alpha
-from sr_core.backbones import BACKBONES, adapter_label, load_backbone, require_weights
+from sr_core.backbones import BACKBONES, ONE_STEP, adapter_label, load_backbone, require_weights
 from sr_core.backbones.backbone import LoadOptions
 from sr_core.errors import InputError
 from sr_core.estimate import estimate
@@ -115,7 +115,8 @@ def _settings(job: Job) -> dict[str, object]:
         # The folders of weights are a machine's own; what they are called says enough.
         values["parts"] = {name: Path(path).name for name, path in job.weights.parts}
         values |= {"offload": job.weights.offload, "quantize": job.weights.quantize}
-    return {"steps": values.pop("num_steps"), **values}
+    steps = values.pop("num_steps")
+    return {"steps": job.passes if job.adapter == ONE_STEP else steps, **values}
 
 
 def _reference_image(reference: Path, size: tuple[int, int]) -> Image:
@@ -136,6 +137,7 @@ def _recipe(candidate: Candidate, job: Job) -> dict[str, object]:
         "backbone": job.backbone,
         "adapter": job.adapter,
         **_settings(job),
+        **({} if candidate.level is None else {"level": candidate.level}),
         "dtype": candidate.dtype,
         "version": VERSION,
     }
@@ -164,7 +166,11 @@ def _write_candidate(
 ) -> tuple[CandidateRecord, Pixels8 | None]:
     """Put a candidate on disk and return its record with the 8-bit pixels that the file shows."""
     record = CandidateRecord(
-        index=candidate.index, seed=candidate.seed, dtype=candidate.dtype, problem=candidate.problem
+        index=candidate.index,
+        seed=candidate.seed,
+        dtype=candidate.dtype,
+        problem=candidate.problem,
+        level=candidate.level,
     )
     if candidate.pixels is None:
         return record, None

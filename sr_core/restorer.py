@@ -15,10 +15,11 @@ from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sr_core.backbones.backbone import Backbone, Condition, WholePhoto
+from sr_core.backbones.backbone import Backbone, Condition, OneStep, WholePhoto
 from sr_core.backbones.drawing import ALL_SAMPLERS, COMPACT, FLOW_SAMPLERS, SETTINGS, Drawing, resolve
 from sr_core.color import transfer_color
 from sr_core.errors import ConfigError
+from sr_core.flow import clean_from_velocity, column
 from sr_core.noise import block_noise
 from sr_core.resampling import resize
 from sr_core.samplers import SAMPLERS, integrate
@@ -109,6 +110,8 @@ class Candidate:
     """Why it failed, in words."""
     notices: tuple[str, ...] = ()
     """What happened while it was drawn that a user should read."""
+    level: float | None = None
+    """Level that a restoration in one step began at; None for one in several steps."""
 
 
 class _ConditionStore:
@@ -166,9 +169,9 @@ class _Counter:
 
 def _draw_tile(
     backbone: Backbone, condition: Condition, lq: Image, tile: Tile, seeds: Sequence[int],
-    drawing: Drawing, counter: _Counter,
+    drawing: Drawing, counter: _Counter, levels: Sequence[float] | None,
 ) -> Float[Tensor, "n 3 H W"]:  # fmt: skip
-    """Return the restorations of one tile, one per seed."""
+    """Return the restorations of one tile, one per seed; in one step from `levels`, or along the schedule."""
     if isinstance(backbone, WholePhoto):
         return backbone.decode(backbone.draw(condition, seeds, counter), condition)
     window = crop(lq, tile)
@@ -180,6 +183,10 @@ def _draw_tile(
         counter()
         return backbone.velocity(x, sigma, condition)
 
+    if levels is not None:
+        sigma = torch.tensor(levels, device=backbone.device)
+        x = column(sigma) * noise.to(backbone.device)
+        return backbone.decode(clean_from_velocity(x, velocity(x, sigma), sigma), condition)
     sigmas = SCHEDULES[drawing.schedule](drawing.num_steps)
     latent = integrate(SAMPLERS[drawing.sampler], velocity, noise.to(backbone.device), sigmas)
     return backbone.decode(latent, condition)
@@ -187,16 +194,19 @@ def _draw_tile(
 
 def _draw(
     backbone: Backbone, condition_of: Callable[[int], Condition], lq: Image, tiles: Sequence[Tile],
-    seeds: Sequence[int], drawing: Drawing, counter: _Counter,
+    seeds: Sequence[int], drawing: Drawing, counter: _Counter, levels: Sequence[float] | None,
 ) -> list[Enlarged]:  # fmt: skip
     """Return whole restorations at the backbone's own scale, one per seed."""
     scale = backbone.scale
     height, width = lq.shape[-2] * scale, lq.shape[-1] * scale
     canvases = [torch.zeros(1, 3, height, width) for _ in seeds]
-    padded = list(seeds) + [seeds[-1]] * (backbone.candidates_per_pass - len(seeds))
+    spare = backbone.candidates_per_pass - len(seeds)
+    padded = list(seeds) + [seeds[-1]] * spare
+    if levels is not None:
+        levels = [*levels, *[levels[-1]] * spare]
     for index, tile in enumerate(tiles):
         counter()
-        images = _draw_tile(backbone, condition_of(index), lq, tile, padded, drawing, counter)
+        images = _draw_tile(backbone, condition_of(index), lq, tile, padded, drawing, counter, levels)
         for canvas, image in zip(canvases, images, strict=False):
             add_tile(canvas, image[None].float(), tile, scale)
     return canvases
@@ -251,6 +261,8 @@ def _calls_per_tile(backbone: Backbone, lq: Image, drawing: Drawing) -> int:
     """Return how often the network is called for one batch of candidates of one tile."""
     if isinstance(backbone, WholePhoto):
         return backbone.count_calls(lq)
+    if isinstance(backbone, OneStep):
+        return 1
     return drawing.num_steps if drawing.sampler == "euler" else 2 * drawing.num_steps - 1
 
 
@@ -310,6 +322,7 @@ class Restorer:
         drawing = request.drawing(backbones[0])
         backbones = [_as_asked(backbone, drawing) for backbone in backbones]
         tiles = _split(backbones[0], lq, drawing)
+        levels = [_levels(backbone, lq, request) for backbone in backbones]
         evaluations = _calls_per_tile(backbones[0], lq, drawing)
         batch = backbones[0].candidates_per_pass
         passes = -(-request.num_candidates // batch) * len(restorers)
@@ -324,14 +337,17 @@ class Restorer:
             for first, place in product(range(0, request.num_candidates, batch), range(len(restorers))):
                 seeds = request.seeds[first : first + batch]
                 condition_of = partial(store.get, place=place)
-                images = _draw(backbones[place], condition_of, lq, tiles, seeds, drawing, counter)
+                chosen = levels[place]
+                part = None if chosen is None else chosen[first : first + batch]
+                images = _draw(backbones[place], condition_of, lq, tiles, seeds, drawing, counter, part)
                 for offset, seed in enumerate(seeds):
+                    level = None if part is None else part[offset]
                     # Popped and deleted: a finished candidate must not take room while the next one is drawn.
-                    drawn = restorers[place]._checked(images.pop(0), lq, tiles, seed, drawing, counter)
+                    drawn = restorers[place]._checked(images.pop(0), lq, tiles, seed, drawing, counter, level)
                     notices = _drained(backbones[place])
                     candidate = _candidate(first + offset, seed, drawn, lq, request, drawing.color)
                     del drawn
-                    yield replace(candidate, twin=place > 0, notices=notices)
+                    yield replace(candidate, twin=place > 0, notices=notices, level=level)
                     del candidate
         except Stopped:
             return
@@ -339,8 +355,9 @@ class Restorer:
             store.close()
 
     def _checked(
-        self, image: Enlarged, lq: Image, tiles: Sequence[Tile], seed: int, drawing: Drawing, counter: _Counter
-    ) -> Draw:
+        self, image: Enlarged, lq: Image, tiles: Sequence[Tile], seed: int, drawing: Drawing,
+        counter: _Counter, level: float | None,
+    ) -> Draw:  # fmt: skip
         """Return the image if it is sound, else a second draw in float32, unless that loads a large model twice."""
         problem = image_fault(image, lq)
         if problem is None or self.dtype == torch.float32:
@@ -349,8 +366,16 @@ class Restorer:
             return Draw(image, self.dtype, f"{problem}; ask for dtype float32")
         backbone = self._backbone_of(torch.float32)
         store = _ConditionStore([backbone], lq, tiles, reused=False)
-        again = _draw(backbone, partial(store.get, place=0), lq, tiles, [seed], drawing, counter)
+        levels = None if level is None else [level]
+        again = _draw(backbone, partial(store.get, place=0), lq, tiles, [seed], drawing, counter, levels)
         return Draw(again[0], torch.float32, image_fault(again[0], lq))
+
+
+def _levels(backbone: Backbone, lq: Image, request: RestoreRequest) -> list[float] | None:
+    """Return the level of every candidate where the backbone works in one step; one alone takes the most likely."""
+    if not isinstance(backbone, OneStep):
+        return None
+    return [float(v) for v in backbone.choose_levels(lq, request.seeds if request.num_candidates > 1 else None)]
 
 
 def _candidate(index: int, seed: int, drawn: Draw, lq: Image, request: RestoreRequest, color: str) -> Candidate:

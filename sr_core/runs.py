@@ -45,6 +45,8 @@ class CandidateRecord:
     """
     before_scores: Mapping[str, float] = field(default_factory=dict)
     """Raw values of `before` by score key, taken like `scores`."""
+    level: float | None = None
+    """Level in [0, 1] that a restoration in one step began at; None for one in several steps."""
     source: str | None = None
     """What a candidate is called that no seed drew: the name of its file or model."""
 
@@ -182,6 +184,7 @@ def _checked(record: CandidateRecord) -> CandidateRecord:
         "problem": (str, type(None)),
         "before": (str, type(None)),
         "before_scores": (dict,),
+        "level": (*number, type(None)),
         "source": (str, type(None)),
     }
     for name, kind in kinds.items():

@@ -99,6 +99,46 @@ def prefer(recipe: RecipePath, overrides: Overrides = None, resume: Resume = Fal
     typer.echo(train_prefer(loaded, resume=resume))
 
 
+@app.command("one-step")
+def one_step(recipe: RecipePath, overrides: Overrides = None, resume: Resume = False) -> None:
+    """Train restoration in one step from an adaptive level."""
+    from train.config import load_recipe
+    from train.one_step_config import OneStepRecipe
+
+    loaded = load_recipe(OneStepRecipe, recipe, tuple(overrides or ()))
+    from train.one_step import train_one_step
+
+    typer.echo(train_one_step(loaded, resume=resume))
+
+
+@app.command("evaluate-one-step")
+def evaluate_one_step(
+    photos: Annotated[Path, typer.Option(help="Held-out photographs.")],
+    weights: Annotated[Path | None, typer.Option(help="One-step weights; the shipped ones by default.")] = None,
+    presets: Annotated[str, typer.Option(help="Degradation presets, comma-separated.")] = "bicubic,real-esrgan",
+    crop: Annotated[int, typer.Option(help="Restore only the middle CROP px of each; 0 means all.", min=0)] = 0,
+    limit: Annotated[int, typer.Option(help="Use only this many photographs; 0 means all.")] = 0,
+    out: Annotated[Path, typer.Option(help="JSON file for everything.")] = Path("runs/one_step.json"),
+    levels: Annotated[Path | None, typer.Option(help="Also write the levels alone, as the page draws them.")] = None,
+) -> None:
+    """Hold one-step restoration against the prior and the four-step model: reward, LSD, cost, and its levels."""
+    import json
+
+    from sr_core.backbones.one_step import ONE_STEP_FILE
+    from sr_core.files import replace_text
+    from train.evaluate_one_step import OneStepEvaluation, describe
+    from train.evaluate_one_step import evaluate_one_step as run
+
+    if crop % 4:
+        raise ConfigError(f"--crop must be a multiple of 4, got {crop}")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    settings = OneStepEvaluation(photos=photos, presets=tuple(presets.split(",")), crop_px=crop, limit=limit)
+    content = run(weights or ONE_STEP_FILE, settings, out)
+    if levels is not None:
+        replace_text(levels, json.dumps(content["level"]) + "\n")
+    typer.echo(describe(content))
+
+
 @app.command()
 def rounds(recipe: RecipePath, overrides: Overrides = None) -> None:
     """Repeat curation and preference training until photographs that never train say stop."""

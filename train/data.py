@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sr_core.backbones.flow_head import HeadInput, unshuffle_planes
-from sr_core.backbones.prior import SCALE, TRUNK_CHANNELS, load_prior
+from sr_core.backbones.prior import SCALE, TRUNK_CHANNELS, Prior, load_prior
 from sr_core.degradations import degrade
 from sr_core.errors import ConfigError, InputError
 from sr_core.files import replace_text, replacing
@@ -25,6 +25,8 @@ PHOTO_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".a
 CROP_PX = 256
 CROPS = "crops.npy"
 INDEX = "crops.json"
+Layout = dict[str, tuple[str, tuple[int, ...]]]
+"""Arrays of a cache: name, kind of number, shape."""
 
 
 def seeded_generator(*parts: int | str) -> torch.Generator:
@@ -157,23 +159,27 @@ def cached_crops(config: DataConfig, *, seed: int, dtype: torch.dtype, device: s
             raise ConfigError(f"{folder} was made for {found}, this recipe needs {key}; name another data.cache")
         return CachedCrops(folder)
     crops = np.load(source / CROPS, mmap_mode="r", allow_pickle=False)
-    _fill_cache(_CacheWriter(folder, len(crops), key), crops, config, seed, dtype, device)
+    _fill_cache(CacheWriter(folder, crop_layout(len(crops), CROP_PX), key), crops, config, seed, dtype, device)
     replace_text(marker, json.dumps(key))
     return CachedCrops(folder)
 
 
-class _CacheWriter:
-    """The cache's arrays on disk, filled crop by crop; an interrupted fill goes on where it was last synced."""
+def crop_layout(count: int, side: int) -> Layout:
+    """Return the arrays of `count` square crops of `side` HQ pixels and the prior's features of each."""
+    low = side // SCALE
+    return {
+        "hq": ("uint8", (count, side, side, 3)),
+        "lq": ("uint8", (count, low, low, 3)),
+        "prior": ("float16", (count, 3, side, side)),
+        "trunk": ("uint16", (count, TRUNK_CHANNELS, low, low)),
+    }
 
-    def __init__(self, folder: Path, count: int, key: dict[str, object]) -> None:
-        low = CROP_PX // SCALE
+
+class CacheWriter:
+    """A cache's arrays on disk, filled item by item; an interrupted fill goes on where it was last synced."""
+
+    def __init__(self, folder: Path, layout: Layout, key: dict[str, object]) -> None:
         self._progress, self._key = folder / "progress.json", key
-        layout = {
-            "hq": ("uint8", (count, CROP_PX, CROP_PX, 3)),
-            "lq": ("uint8", (count, low, low, 3)),
-            "prior": ("float16", (count, 3, CROP_PX, CROP_PX)),
-            "trunk": ("uint16", (count, TRUNK_CHANNELS, low, low)),
-        }
         self.done = self._found()
         folder.mkdir(parents=True, exist_ok=True)
         mode: Literal["r+", "w+"] = "r+" if self.done else "w+"
@@ -188,15 +194,24 @@ class _CacheWriter:
         found = json.loads(self._progress.read_text(encoding="utf-8"))
         return int(found["done"]) if found["key"] == self._key else 0
 
+    def put_crop(self, i: int, hq: np.ndarray, lq: Image, prior: Prior, dtype: torch.dtype, device: str) -> None:
+        """Store a crop (H, W, 3) of 8 bits, its LQ, and what the prior makes of that; for `crop_layout`."""
+        with torch.inference_mode():
+            output = prior(lq.to(device=device, dtype=dtype).contiguous(memory_format=torch.channels_last))
+        self.arrays["hq"][i] = hq
+        self.arrays["lq"][i] = to_uint8(lq)
+        self.arrays["prior"][i] = output.image[0].float().clamp(-0.5, 1.5).cpu().numpy()
+        self.arrays["trunk"][i] = output.trunk[0].contiguous().bfloat16().cpu().view(torch.uint16).numpy()
+
     def sync(self, done: int) -> None:
-        """Flush the arrays, then record that the first `done` crops are there."""
+        """Flush the arrays, then record that the first `done` items are there."""
         for array in self.arrays.values():
             array.flush()
         replace_text(self._progress, json.dumps({"key": self._key, "done": done}))
 
 
 def _fill_cache(
-    writer: _CacheWriter, crops: np.ndarray, config: DataConfig, seed: int, dtype: torch.dtype, device: str
+    writer: CacheWriter, crops: np.ndarray, config: DataConfig, seed: int, dtype: torch.dtype, device: str
 ) -> None:
     prior = load_prior().to(device=device, dtype=dtype)
     names = list(config.presets)
@@ -208,12 +223,7 @@ def _fill_cache(
         preset = names[int(torch.multinomial(shares, 1, generator=generator))]
         hq = torch.from_numpy(crops[i].copy()).permute(2, 0, 1)[None].float() / 255
         lq = degrade(hq, preset, generator=generator)
-        with torch.inference_mode():
-            output = prior(lq.to(device=device, dtype=dtype).contiguous(memory_format=torch.channels_last))
-        writer.arrays["hq"][i] = crops[i]
-        writer.arrays["lq"][i] = to_uint8(lq)
-        writer.arrays["prior"][i] = output.image[0].float().clamp(-0.5, 1.5).cpu().numpy()
-        writer.arrays["trunk"][i] = output.trunk[0].contiguous().bfloat16().cpu().view(torch.uint16).numpy()
+        writer.put_crop(i, crops[i], lq, prior, dtype, device)
         if (i + 1) % 200 == 0 or i + 1 == count:
             writer.sync(i + 1)
 

@@ -91,10 +91,11 @@ MAY_CHANGE = (
 )  # fmt: skip
 MAY_CHANGE_INSIDE = {
     "optim": ("max_steps", "decay_steps"),
-    "data": ("crops", "cache", "photos", "crops_per_photo"),
+    "data": ("crops", "cache", "photos", "crops_per_photo", "paired"),
+    "selector": ("last_steps",),
     "objective": ("beta_paper", "beta_release"),
 }
-"""What a resumed run may set anew: its length, where things lie, and what is only reported."""
+"""What a resumed run may set anew: its length, where things lie, what follows the last step or is only reported."""
 
 
 def _essence(recipe: dict[str, Any], step: int) -> dict[str, Any]:

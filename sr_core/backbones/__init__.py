@@ -15,6 +15,8 @@ from sr_core.errors import ConfigError, WeightsError
 
 SFT = "sft"
 """Name of the backbone's own weights, without an adapter."""
+ONE_STEP = "one_step"
+"""Name of the weights that restore in one step; not a LoRA but a model of its own around the same prior."""
 _LABELS = {
     SFT: "SFT",
     "hpo": "DP2O",
@@ -22,6 +24,7 @@ _LABELS = {
     "as_dpo": "AS-DPO",
     "iqa_amo": "IQA-AMO",
     "iqa_ft": "IQA-FT",
+    ONE_STEP: "One step",
 }
 _ADAPTER_FILES = ("adapter_config.json", "model.safetensors", "diffusion_pytorch_model.safetensors")
 """One of them shows that a folder is an adapter: a PEFT LoRA, or a whole ControlNet."""
@@ -38,11 +41,13 @@ def adapter_label(name: str) -> str:
 
 
 def _adapter_paths(backbone: str) -> dict[str, Path]:
-    """Return the folder of each installed adapter; those of the package win over those beside the weights."""
+    """Return the folder or file of each installed adapter; those of the package win over those beside the weights."""
     found: dict[str, Path] = {}
     for root in (weights_root() / backbone / "adapters", adapter_folder(backbone)):
         for file in _ADAPTER_FILES[: 1 if backbone == "compact" else None]:
             found |= {path.parent.name: path.parent for path in root.glob(f"*/{file}")}
+    one_step = ASSETS / backbone / f"{ONE_STEP}.safetensors"
+    found |= {ONE_STEP: one_step} if one_step.is_file() else {}
     variants = BACKBONES[backbone].variants if backbone in BACKBONES else ()
     for part in find_parts(backbone, BACKBONES[backbone], {}) if variants else ():
         inside = {name: part.path / folder for name, folder in variants if part.path is not None}

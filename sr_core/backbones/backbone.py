@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from sr_core.backbones.drawing import Drawing
@@ -112,6 +113,14 @@ class Backbone(Protocol):
 
     def error_weight(self, sigma: Sigma) -> PerSample:
         """Return the weight of an error on this backbone's native target."""
+
+
+@runtime_checkable
+class OneStep(Protocol):
+    """A backbone that restores in one step, from noise at a level that it chooses for the whole photo."""
+
+    def choose_levels(self, lq: Image, seeds: Sequence[int] | None = None) -> Float[Tensor, " n"]:
+        """Return the most likely level of a photo, or one draw per seed; all tiles use the same."""
 
 
 @runtime_checkable

@@ -145,9 +145,10 @@ def head_metadata(head: FlowHead) -> dict[str, str]:
     return {"layout": LAYOUT, **{name: ",".join(map(str, values)) for name, values in shape.items()}}
 
 
-def _head_shape(metadata: Mapping[str, str], path: Path) -> dict[str, tuple[int, int, int]]:
-    if metadata.get("layout") != LAYOUT:
-        raise WeightsError(f"{path} must hold layout {LAYOUT}, got {metadata.get('layout')}")
+def head_shape(metadata: Mapping[str, str], path: Path, layout: str = LAYOUT) -> dict[str, tuple[int, int, int]]:
+    """Return a head's shape from the metadata of its file; raises WeightsError for another layout."""
+    if metadata.get("layout") != layout:
+        raise WeightsError(f"{path} must hold layout {layout}, got {metadata.get('layout')}")
     shape = {}
     for name in ("widths", "num_blocks"):
         a, b, c = (int(value) for value in metadata[name].split(","))
@@ -164,7 +165,7 @@ def load_head(path: Path = HEAD_FILE) -> FlowHead:
         raise WeightsError(f"the flow head's weights must be at {path}; train them or check out the whole repository")
     try:
         with safe_open(path, framework="pt") as file:
-            head = FlowHead(**_head_shape(file.metadata() or {}, path))
+            head = FlowHead(**head_shape(file.metadata() or {}, path))
             head.load_state_dict({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
     except (SafetensorError, RuntimeError, KeyError, ValueError) as error:
         raise WeightsError(f"{path} cannot be read as a flow head: {error}") from error
@@ -172,7 +173,7 @@ def load_head(path: Path = HEAD_FILE) -> FlowHead:
 
 
 @lru_cache(maxsize=2)
-def _shared_prior(dtype: torch.dtype, device: str) -> Prior:
+def shared_prior(dtype: torch.dtype, device: str) -> Prior:
     """Return the frozen prior in one precision, the same object for every adapter."""
     return load_prior().to(device=device, dtype=dtype)
 
@@ -189,4 +190,4 @@ def load_compact(
         from sr_core.backbones.adapters import merge_adapter
 
         merge_adapter(flow_head, adapter)
-    return CompactBackbone(_shared_prior(dtype, device), flow_head, dtype=dtype, device=device)
+    return CompactBackbone(shared_prior(dtype, device), flow_head, dtype=dtype, device=device)

@@ -164,11 +164,16 @@ class FlowHead(nn.Module):
         mix = ((1 - sigma) * DATA_STD).square() + sigma.square()
         skip = column((1 - sigma) * DATA_STD**2 / mix)
         size = column(sigma * DATA_STD * mix.rsqrt())
-        return skip * x + size * self._network(x * column(mix.rsqrt()), sigma, photo).float()
+        return skip * x + size * self.network(x * column(mix.rsqrt()), sigma, photo).float()
 
-    def _network(self, x: Tensor, sigma: Sigma, photo: Tensor) -> Tensor:
+    def level_embedding(self, sigma: Sigma) -> Float[Tensor, "b e"]:
+        """Return what the blocks are told of the noise level."""
+        return self.embed_level(fourier(sigma, 2 * self.widths[0]).to(self.out.weight.dtype))
+
+    def network(self, x: Tensor, sigma: Sigma, photo: Tensor) -> Tensor:
+        """Return the network's answer to a state of unit size, in the dtype of its weights."""
         dtype = self.out.weight.dtype
-        level = self.embed_level(_fourier(sigma, 2 * self.widths[0]).to(dtype))
+        level = self.level_embedding(sigma)
         h = self.embed_x(x.to(dtype)) + photo
         skips = []
         for index, blocks in enumerate(self.down):
@@ -190,8 +195,8 @@ def _through(blocks: nn.Module, h: Tensor, level: Tensor) -> Tensor:
     return h
 
 
-def _fourier(sigma: Sigma, width: int) -> Float[Tensor, "b w"]:
-    """Return sines and cosines of the noise level at frequencies from 1 to 64 half-turns."""
-    frequencies = torch.logspace(0, 6, width // 2, base=2.0, device=sigma.device) * math.pi
+def fourier(sigma: Sigma, width: int, octaves: int = 6) -> Float[Tensor, "b w"]:
+    """Return sines and cosines of the noise level at frequencies from 1 to 2^octaves half-turns."""
+    frequencies = torch.logspace(0, octaves, width // 2, base=2.0, device=sigma.device) * math.pi
     angle = sigma[:, None] * frequencies
     return torch.cat([angle.sin(), angle.cos()], 1)

@@ -20,10 +20,14 @@ _SD_FILES = ("*.json", "*.txt", "unet/diffusion_pytorch_model.safetensors", "vae
 def _load_compact(
     *, dtype: torch.dtype, device: str, adapter: Path | None, parts: Mapping[str, Path], options: LoadOptions  # noqa: ARG001
 ) -> Backbone:  # fmt: skip
-    from sr_core.backbones.compact import load_compact
-
     if options != LoadOptions():
         raise ConfigError("compact fits any machine: leave offload and quantize at none")
+    if adapter is not None and adapter.suffix:
+        from sr_core.backbones.one_step import load_compact_one_step
+
+        return load_compact_one_step(dtype=dtype, device=device, path=adapter)
+    from sr_core.backbones.compact import load_compact
+
     return load_compact(dtype=dtype, device=device, adapter=adapter)
 
 

@@ -61,7 +61,7 @@ def make_upscale(store: VisitStore) -> Callable[..., UpscaleAnswer]:
             color: Colour transfer from the photo: off, adain or wavelet.
             fidelity: Weight of the faithful half of the reward, 0 vivid to 1 faithful.
             backbone: Restoration model.
-            adapter: Trained variant of the model: sft, or hpo, sobolev_dpo, as_dpo, iqa_amo, iqa_ft where installed.
+            adapter: Trained variant: sft, or hpo, sobolev_dpo, as_dpo, iqa_amo, iqa_ft, one_step where installed.
             compare_with: Another adapter that draws every seed too; run.json names its file as `before`.
             guidance: Weight of the prompt, for a backbone that has one.
             prompt: What the photo shows; empty says nothing, `auto` asks the tagger.

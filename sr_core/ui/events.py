@@ -19,6 +19,7 @@ from sr_core.pipeline import upscale
 from sr_core.ui.downloads import write_candidate
 from sr_core.ui.examples import example_photos
 from sr_core.ui.explorer.runs import OFF_KEY, RUNS_KEY, remember_runs
+from sr_core.ui.instant import MODES, mode_of
 from sr_core.ui.panel import Panel, Update, show, waiting
 from sr_core.ui.pictures import file_url
 from sr_core.ui.plans import Plan, describe_plan, plan_run
@@ -53,7 +54,7 @@ class PageEvents:
 
     def plan(
         self, request: gr.Request, photos: Files, saved: dict[str, Any] | None, *values: WidgetValue
-    ) -> tuple[str, str, Any, str | None]:
+    ) -> tuple[str, str, Any, str | None, str]:
         """Say what the run will cost, and close the button where it cannot start."""
         settings = Settings(*values)
         paths = _paths(photos)
@@ -63,7 +64,13 @@ class PageEvents:
         except SRError as error:
             job, plan = None, Plan(photos=(), problem=str(error))
         button = gr.skip() if self._visit(request).busy else gr.update(interactive=plan.ready)
-        return describe_plan(plan, job, pace=self._pace), render_thumbs(paths), button, _preset_of(settings, saved)
+        return (
+            describe_plan(plan, job, pace=self._pace),
+            render_thumbs(paths),
+            button,
+            _preset_of(settings, saved),
+            mode_of(settings),
+        )
 
     def begin(self, request: gr.Request, photos: Files, taste: float | int, *values: WidgetValue) -> tuple[Any, ...]:
         """Check the settings and show that the press was heard."""
@@ -225,6 +232,10 @@ class PageEvents:
         if not changes:
             gr.Info("Nothing is saved yet. Set things up, open More settings and press Save as mine.")
         return _widget_values(Settings(*values).with_preset(changes))
+
+    def apply_mode(self, mode: str, *values: WidgetValue) -> list[Any]:
+        """Set the widgets for one restoration at once, or for the best of several."""
+        return _widget_values(Settings(*values).with_preset(MODES[mode]))
 
     def save_preset(self, *values: WidgetValue) -> tuple[dict[str, Any], str]:
         """Remember the widgets in the browser as the visitor's own preset."""

@@ -14,11 +14,13 @@ from sr_core.samplers import SAMPLERS
 from sr_core.ui.api import make_upscale, score
 from sr_core.ui.events import PageEvents
 from sr_core.ui.examples import render_examples
+from sr_core.ui.explorer.chart import chart_widget
 from sr_core.ui.explorer.explore import Explore
 from sr_core.ui.explorer.runs import OFF_KEY, RUNS_KEY
 from sr_core.ui.explorer.section import COMPUTE, FILES, LIGHT, Section
 from sr_core.ui.explorer.sections import PAGES
 from sr_core.ui.grid import EMPTY
+from sr_core.ui.instant import BEST_OF_N, INSTANT, MODES, instant_offered
 from sr_core.ui.plans import Plan, describe_plan
 from sr_core.ui.settings import (
     EXACT,
@@ -128,6 +130,15 @@ def _input_side() -> dict[str, Any]:
     )
     w["thumbs"] = gr.HTML("")
     w["examples"] = gr.HTML(render_examples(), js_on_load=static_text("examples.js"))
+    w["mode"] = gr.Radio(
+        list(MODES),
+        value=BEST_OF_N,
+        label="Mode",
+        show_label=False,
+        container=False,
+        visible=instant_offered(default.backbone),
+        elem_id="sr-mode",
+    )
     w["preset"] = gr.Radio(
         [*PRESETS, YOURS],
         value="Balanced",
@@ -147,6 +158,7 @@ def _input_side() -> dict[str, Any]:
         _advanced(fields, w, default)
     w["fields"] = [fields[name] for name in default.saved()]
     w["sizing"], w["scale"] = fields["sizing"], fields["scale"]
+    w["num_candidates"] = fields["num_candidates"]
     w["backbone"], w["adapter"], w["compare"] = fields["backbone"], fields["adapter"], fields["compare"]
     w["drawing"] = [fields[name] for name in ("num_steps", "sampler", "color", *OWN_SETTINGS)]
     return w
@@ -239,13 +251,14 @@ def _result_side() -> dict[str, Any]:
         )
         w["save_candidate"] = gr.Button("Download this one", variant="primary", elem_id="sr-save-one")
         w["save_run"] = gr.Button("Download the whole run (zip)", elem_id="sr-save-run")
+    w["level"] = chart_widget("sr-level-chart")
     w["details"] = gr.HTML("", elem_id="sr-details", apply_default_css=False)
     w["link"] = gr.HTML(
         None, html_template=static_text("link.html"), js_on_load=static_text("link.js"), elem_id="sr-link",
         apply_default_css=False,
     )  # fmt: skip
     w["save"] = gr.HTML(None, html_template="", js_on_load=static_text("save.js"), elem_id="sr-save")
-    names = ("status", "switcher", "taste_box", "grid", "viewer", "keep", "details", "link")
+    names = ("status", "switcher", "taste_box", "grid", "viewer", "keep", "details", "link", "level")
     w["panel"] = [w[name] for name in names]
     return w
 
@@ -258,10 +271,14 @@ def _wire(events: PageEvents, saved: gr.BrowserState, i: dict[str, Any], r: dict
     fields = i["fields"]
     changes = [i["photos"].change, *(field.change for field in fields)]
     gr.on(
-        changes, events.plan, [i["photos"], saved, *fields], [i["plan"], i["thumbs"], i["run"], i["preset"]],
+        changes, events.plan, [i["photos"], saved, *fields], [i["plan"], i["thumbs"], i["run"], i["preset"], i["mode"]],
         trigger_mode="always_last", **light,
     )  # fmt: skip
     i["examples"].click(events.example, None, i["photos"], **light)
+    i["mode"].input(events.apply_mode, [i["mode"], *fields], fields, **light)
+    i["mode"].change(
+        lambda mode: [gr.update(visible=mode != INSTANT)] * 2, i["mode"], [i["preset"], i["num_candidates"]], **light
+    )
     i["preset"].input(events.apply_preset, [i["preset"], saved, *fields], fields, **telling)
     i["save_preset"].click(events.save_preset, fields, [saved, i["preset"]], **telling)
     i["sizing"].change(

@@ -6,7 +6,9 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from sr_core.backbones import SFT, adapter_label
+from sr_core.runs import CandidateRecord
 from sr_core.ui.grid import EMPTY, render_grid
+from sr_core.ui.instant import level_chart, level_words
 from sr_core.ui.library import KEEP_S
 from sr_core.ui.pictures import comparison
 from sr_core.ui.status import render_status
@@ -32,6 +34,8 @@ class Panel(NamedTuple):
     details: Any
     link: Any
     """The run's name for its link, once it is kept."""
+    level: Any
+    """The chart of the level that one step began at."""
 
 
 def show(visit: Visit, *, problems: Sequence[str] = (), words: str = "", num_expected: int = 0) -> Panel:
@@ -40,9 +44,9 @@ def show(visit: Visit, *, problems: Sequence[str] = (), words: str = "", num_exp
     status = render_status(shown, problems=problems, words=words)
     if shown is None:
         grid = render_grid(None, picked=None, num_expected=num_expected) if num_expected else EMPTY
-        return Panel(status, _switcher(visit), _hidden(), grid, None, _hidden(), "", None)
+        return Panel(status, _switcher(visit), _hidden(), grid, None, _hidden(), "", None, None)
     picked = None if record is None else record.index
-    viewer = None if record is None else {**comparison(shown, record), "caption": _caption(shown, record.name)}
+    viewer = None if record is None else {**comparison(shown, record), "caption": _caption(shown, record)}
     ranked = any(other.rank is not None for other in shown.run.candidates)
     return Panel(
         status,
@@ -53,13 +57,14 @@ def show(visit: Visit, *, problems: Sequence[str] = (), words: str = "", num_exp
         gr.update(visible=shown.finished and record is not None),
         render_details(shown.run),
         _link(shown),
+        level_chart(shown.run),
     )
 
 
 def waiting(visit: Visit, num_expected: int, words: str) -> Panel:
     """Return the result side between the press on the button and the first candidate."""
     grid = render_grid(None, picked=None, num_expected=num_expected)
-    return Panel(render_status(None, words=words), _switcher(visit), _hidden(), grid, None, _hidden(), "", None)
+    return Panel(render_status(None, words=words), _switcher(visit), _hidden(), grid, None, _hidden(), "", None, None)
 
 
 def _link(shown: Shown) -> dict[str, str] | None:
@@ -72,11 +77,13 @@ def _switcher(visit: Visit) -> Update:
     return gr.update(choices=choices, value=visit.current if choices else None, visible=len(choices) > 1)
 
 
-def _caption(shown: Shown, name: str) -> str:
+def _caption(shown: Shown, record: CandidateRecord) -> str:
     width, height = shown.run.values["size"]
     adapter = shown.run.values["adapter"]
-    words = f"{name} \u00b7 {width} \u00d7 {height} px"
-    return words if adapter == SFT else f"{words} \u00b7 {adapter_label(adapter)}"
+    words = f"{record.name} \u00b7 {width} \u00d7 {height} px"
+    if adapter != SFT:
+        words += f" \u00b7 {adapter_label(adapter)}"
+    return words if record.level is None else f"{words} {level_words(record.level)}"
 
 
 def _hidden() -> Update:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, TypeAlias
 
-from sr_core.backbones import BACKBONES, SFT, adapter_folder, adapter_label, available_adapters
+from sr_core.backbones import BACKBONES, ONE_STEP, SFT, adapter_folder, adapter_label, available_adapters
 from sr_core.backbones.drawing import MAX_STEPS
 from sr_core.errors import ConfigError
 from sr_core.job import Job
@@ -122,10 +122,14 @@ def adapter_choices(backbone: str) -> list[tuple[str, str]]:
 
 def describe_adapters(backbone: str) -> str:
     """Say in one sentence what there is to choose, or where adapters would come from."""
-    labels = [label for label, name in adapter_choices(backbone) if name != SFT]
+    choices = adapter_choices(backbone)
+    labels = [label for label, name in choices if name not in (SFT, ONE_STEP)]
+    instant = "One step restores at once, from a level that it chooses." if ONE_STEP in dict(choices).values() else ""
     if labels:
         together = " and ".join(filter(None, [", ".join(labels[:-1]), labels[-1]]))
-        return f"SFT is the model before preference training, {together} after it."
+        return f"SFT is the model before preference training, {together} after it. {instant}".rstrip()
+    if instant:
+        return f"SFT is the model in several steps. {instant}"
     folder = "/".join(adapter_folder(backbone).parts[-3:])
     return (
         "No adapter is installed beside SFT, the model before preference training: python -m train prefer makes them, "
