@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sr_core.adapter_comparison import mean_interval
-from sr_core.backbones.compact import CompactBackbone, load_compact
+from sr_core.backbones.compact import CompactBackbone, CompactObservation, load_compact
 from sr_core.backbones.one_step import CompactOneStep, load_compact_one_step
 from sr_core.degradation_presets import graded_preset
 from sr_core.degradations import SCALE, degrade
@@ -96,10 +96,10 @@ def measure_levels(backbone: CompactOneStep, paths: Sequence[Path]) -> dict[str,
     }
 
 
-def _four_steps(backbone: CompactBackbone, lq: Image) -> Enlarged:
+def _four_steps(backbone: CompactBackbone, observation: CompactObservation) -> Enlarged:
     """Return seed 0 as `sr upscale` draws it by default."""
-    request = RestoreRequest()
-    condition = backbone.encode(lq)
+    request, lq = RestoreRequest(), observation.lq
+    condition = backbone.condition(observation)
     noise = block_noise(0, *backbone.latent_shape(lq)[:1], 0, 0, *lq.shape[-2:])
     sigmas = SCHEDULES[request.schedule](request.num_steps)
     latent = integrate(SAMPLERS[request.sampler], lambda x, s: backbone.velocity(x, s, condition), noise, sigmas)
@@ -107,11 +107,12 @@ def _four_steps(backbone: CompactBackbone, lq: Image) -> Enlarged:
 
 
 def restored_in_one_step(
-    backbone: CompactOneStep, lq: Image, seen: Float[Tensor, "1 3 H W"]
+    backbone: CompactOneStep, observation: CompactObservation, seen: Float[Tensor, "1 3 H W"]
 ) -> Float[Tensor, "1 3 _ _"]:
     """Return seed 0 in one step, from the level that `seen`, the whole photo, asks for."""
+    lq = observation.lq
     noise = block_noise(0, *backbone.latent_shape(lq)[:1], 0, 0, *lq.shape[-2:])
-    return backbone.restore_at(noise, backbone.choose_levels(seen), backbone.encode(lq))
+    return backbone.restore_at(noise, backbone.choose_levels(seen), backbone.condition(observation))
 
 
 def _crop(image: Image, side: int, unit: int) -> Float[Tensor, "b 3 _ _"]:
@@ -133,10 +134,11 @@ def compare(
             seen = degrade(hq, preset, generator=seeded_generator("validation", path.name, preset))
             side = settings.crop_px // SCALE or max(seen.shape)
             lq, target = _crop(seen, side, 1), _crop(hq, side, SCALE)
+            observation = sampled.observe(lq)
             images = {
-                "prior": sampled.prior_image(sampled.encode(lq)),
-                "one_step": restored_in_one_step(one_step, lq, seen),
-                "four_steps": _four_steps(sampled, lq),
+                "prior": observation.prior,
+                "one_step": restored_in_one_step(one_step, observation, seen),
+                "four_steps": _four_steps(sampled, observation),
             }
             pixels = [to_uint8(images[method].clamp(0, 1).cpu()) for method in METHODS]
             scores = scorer.score(pixels, lq=lq, reference=target)
@@ -188,7 +190,7 @@ def cost(one_step: CompactOneStep, sampled: CompactBackbone, lq: Image) -> dict[
     turns: dict[str, list[tuple[float, float]]] = {"prior": [], "one_step": []}
     for _ in range(REPEATS):
         turns["prior"].append(_timed(lambda: sampled.observe(lq)))
-        turns["one_step"].append(_timed(lambda: restored_in_one_step(one_step, lq, lq)))
+        turns["one_step"].append(_timed(lambda: restored_in_one_step(one_step, one_step.observe(lq), lq)))
     wall = {name: median(pair[0] for pair in pairs) for name, pairs in turns.items()}
     cpu = {name: median(pair[1] for pair in pairs) for name, pairs in turns.items()}
     return {

@@ -1,5 +1,5 @@
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from sr_core.backbones.backbone import Backbone
-from sr_core.backbones.compact import CompactBackbone, load_head
+from sr_core.backbones.compact import CompactBackbone, CompactCondition, load_head
 from sr_core.backbones.flow_head import FlowHead
 from sr_core.backbones.prior import load_prior
 from sr_core.errors import ConfigError
 from sr_core.images import read_image, to_uint8
+from sr_core.noise import block_noise
 from sr_core.restorer import FLAT, Candidate, Restorer, RestoreRequest, image_fault
 from sr_core.tiling import TILE, seams
 from tests.sr_core.backbones.conftest import random_head
@@ -449,3 +450,50 @@ def test_tiles_of_a_photo_agree_with_the_whole(shipped: Restorer, photos: Path) 
     difference, variety = (float((image - whole).abs().mean()) for image in (tiled, other.pixels))
     assert difference < 1 / 255
     assert difference < variety / 2, "another tile split must be the same candidate, not another draw"
+
+
+# --- One step -----------------------------------------------------------------------------------------------------
+
+
+class FakeOneStep(CompactBackbone):
+    """A backbone whose level is 1/4, or a hundredth of the seed, and which remembers where it was asked."""
+
+    def choose_levels(self, _: torch.Tensor, seeds: Sequence[int] | None = None) -> torch.Tensor:
+        return torch.tensor([0.25] if seeds is None else [seed / 100 for seed in seeds])
+
+    def velocity(self, x: torch.Tensor, sigma: torch.Tensor, _: CompactCondition) -> torch.Tensor:
+        self.asked = [*getattr(self, "asked", []), float(sigma[0])]
+        return x
+
+
+@pytest.fixture
+def one_step() -> FakeOneStep:
+    return FakeOneStep(load_prior(), random_head(), dtype=torch.float32)
+
+
+def test_one_step_begins_at_its_level_and_asks_the_model_once(one_step: FakeOneStep, photo: torch.Tensor) -> None:
+    steps: list[tuple[int, int]] = []
+    restorer = Restorer(lambda _: one_step, torch.float32)
+    (candidate,) = restorer.restore(photo, request_for(num_steps=4, seed=3), on_step=lambda *s: steps.append(s))
+    assert candidate.level == 0.25
+    assert one_step.asked == [0.25]
+    assert steps[-1] == (2, 2)
+    noise = block_noise(3, 48, 0, 0, *photo.shape[-2:])
+    x = 0.25 * noise
+    expected = one_step.decode(x - 0.25 * x, one_step.encode(photo)).clamp(0, 1)
+    assert torch.equal(candidate.pixels, expected)
+
+
+def test_several_seeds_in_one_step_draw_their_levels(one_step: FakeOneStep, photo: torch.Tensor) -> None:
+    restorer = Restorer(lambda _: one_step, torch.float32)
+    drawn = list(restorer.restore(photo, request_for(num_candidates=3, seed=5)))
+    assert [c.level for c in drawn] == pytest.approx([0.05, 0.06, 0.07])
+    plain_backbone = CompactBackbone(one_step.prior, random_head(), dtype=torch.float32)
+    (plain,) = Restorer(lambda _: plain_backbone, torch.float32).restore(photo, request_for())
+    assert plain.level is None
+
+
+def test_all_tiles_of_a_photo_begin_at_one_level(one_step: FakeOneStep, photos: Path) -> None:
+    photo = read_image(photos / "eval" / "472_bluebird.png").pixels[..., 200:204, 180:310]
+    list(Restorer(lambda _: one_step, torch.float32).restore(photo, request_for(tile=112)))
+    assert one_step.asked == [0.25, 0.25]

@@ -56,7 +56,7 @@ def test_the_level_is_that_of_the_whole_photo(backbone: CompactOneStep) -> None:
     level = backbone.choose_levels(seen)
     noise = block_noise(0, 48, 0, 0, 8, 8)
     expected = backbone.restore_at(noise, level, backbone.encode(part))
-    assert torch.equal(restored_in_one_step(backbone, part, seen), expected)
+    assert torch.equal(restored_in_one_step(backbone, backbone.observe(part), seen), expected)
 
 
 def test_costs_and_summaries_are_what_their_rows_say(backbone: CompactOneStep) -> None:
