@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from sr_core.adapter_comparison import mean_interval
 from sr_core.backbones.compact import CompactBackbone, CompactObservation, load_compact
-from sr_core.backbones.one_step import CompactOneStep, load_compact_one_step
+from sr_core.backbones.compact_one_step import CompactOneStep, load_compact_one_step
 from sr_core.degradation_presets import graded_preset
 from sr_core.degradations import SCALE, degrade
 from sr_core.files import replace_text
@@ -98,11 +98,11 @@ def measure_levels(backbone: CompactOneStep, paths: Sequence[Path]) -> dict[str,
 
 def _four_steps(backbone: CompactBackbone, observation: CompactObservation) -> Enlarged:
     """Return seed 0 as `sr upscale` draws it by default."""
-    request, lq = RestoreRequest(), observation.lq
+    drawing, lq = RestoreRequest().drawing(backbone), observation.lq
     condition = backbone.condition(observation)
     noise = block_noise(0, *backbone.latent_shape(lq)[:1], 0, 0, *lq.shape[-2:])
-    sigmas = SCHEDULES[request.schedule](request.num_steps)
-    latent = integrate(SAMPLERS[request.sampler], lambda x, s: backbone.velocity(x, s, condition), noise, sigmas)
+    sigmas = SCHEDULES[drawing.schedule](drawing.num_steps)
+    latent = integrate(SAMPLERS[drawing.sampler], lambda x, s: backbone.velocity(x, s, condition), noise, sigmas)
     return backbone.decode(latent, condition)
 
 

@@ -13,7 +13,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sr_core.backbones.one_step import TimestepSelector, choose_level, diffusion_levels, gumbel_noise
+from sr_core.backbones.one_step import (
+    TimestepSelector,
+    choose_level,
+    diffusion_levels,
+    gumbel_noise,
+)
 from sr_core.errors import ConfigError, InputError, WeightsError
 from sr_core.tensors import Image, Latent, PerSample
 

@@ -23,7 +23,7 @@ def _load_compact(
     if options != LoadOptions():
         raise ConfigError("compact fits any machine: leave offload and quantize at none")
     if adapter is not None and adapter.suffix:
-        from sr_core.backbones.one_step import load_compact_one_step
+        from sr_core.backbones.compact_one_step import load_compact_one_step
 
         return load_compact_one_step(dtype=dtype, device=device, path=adapter)
     from sr_core.backbones.compact import load_compact

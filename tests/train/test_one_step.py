@@ -7,8 +7,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sr_core.backbones.compact import head_metadata
+from sr_core.backbones.compact_one_step import OneStepModel, load_one_step_model
 from sr_core.backbones.flow_head import FlowHead
-from sr_core.backbones.one_step import OneStepModel, flow_levels, load_one_step_model
+from sr_core.backbones.one_step import flow_levels
 from sr_core.errors import ConfigError
 from tests.sr_core.backbones.conftest import random_head
 from train import one_step

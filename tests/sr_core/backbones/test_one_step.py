@@ -9,20 +9,22 @@ from torch.nn.functional import gumbel_softmax, interpolate
 from sr_core.backbones import ONE_STEP, available_adapters, load_backbone
 from sr_core.backbones.backbone import OneStep
 from sr_core.backbones.compact import CompactBackbone
-from sr_core.backbones.flow_head import FlowHead
-from sr_core.backbones.one_step import (
+from sr_core.backbones.compact_one_step import (
     ONE_STEP_FILE,
     SMALL_LEVEL,
     CompactOneStep,
     OneStepModel,
+    load_one_step_model,
+    one_step_metadata,
+    one_step_tensors,
+)
+from sr_core.backbones.flow_head import FlowHead
+from sr_core.backbones.one_step import (
     TimestepSelector,
     choose_level,
     diffusion_levels,
     flow_levels,
     gumbel_noise,
-    load_one_step_model,
-    one_step_metadata,
-    one_step_tensors,
     selector_view,
 )
 from sr_core.backbones.prior import Prior

@@ -46,7 +46,7 @@ def test_run_is_refused_in_the_words_that_say_what_to_get(
 ) -> None:
     words = missing_words(name)
     assert words is not None
-    plan, _, button, _ = events.plan(visitor, [photo], None, *values_for(name))
+    plan, _, button, _, _ = events.plan(visitor, [photo], None, *values_for(name))
     assert all(line in plan for line in (f"sr weights {name} --download", "licence", "put it at"))
     assert button["interactive"] is False
     with pytest.raises(gr.Error) as caught:
@@ -55,9 +55,9 @@ def test_run_is_refused_in_the_words_that_say_what_to_get(
 
 
 def test_compact_runs_without_any_weights(events: PageEvents, visitor: Any, photo: str) -> None:
-    _, _, button, preset = events.plan(visitor, [photo], None, *values_for("compact"))
+    _, _, button, preset, mode = events.plan(visitor, [photo], None, *values_for("compact"))
     assert button["interactive"] is True
-    assert preset == "Balanced"
+    assert (preset, mode) == ("Balanced", "Best of N")
 
 
 @pytest.mark.parametrize("name", BACKBONES)
