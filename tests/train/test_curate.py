@@ -220,7 +220,7 @@ def test_groups_of_other_weights_are_never_mixed_in(curated: Path, curate_values
         ({"crops": "absent"}, ConfigError, "must hold packed crops"),
         ({"num_groups": 5}, ConfigError, "to 4, the crops"),
         ({"metric_set": "ofline"}, ConfigError, "did you mean offline"),
-        ({"backbone": {"name": "flux-lora"}}, ConfigError, "unknown backbone 'flux-lora'"),
+        ({"backbone": {"name": "flux-lora"}}, WeightsError, "sr weights flux-lora"),
         ({"backbone": {"head": "absent.safetensors"}}, WeightsError, "must be at absent"),
         ({"backbone": {"adapter": "absent"}}, WeightsError, "must be at absent"),
         ({"draw": {"num_candidates": 4, "guidance": 2.0}}, ConfigError, "guidance must be 1"),
