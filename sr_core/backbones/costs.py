@@ -41,12 +41,14 @@ class Cost:
     """2 with classifier-free guidance."""
     quantizes_text: bool = False
     """Whether the text encoder is stored like the base; FLUX's is large."""
+    fixed_flops: float = 0.0
+    """Per call: text tokens, where the network takes them along."""
     least_side: int = 128
     """Pixels of the photo to which smaller ones are enlarged first."""
 
     def flops(self, pixels: int) -> float:
         """Return the arithmetic of one call for a window of so many latent pixels."""
-        return self.states_per_call * pixels * (self.linear_flops + self.square_flops * pixels)
+        return self.states_per_call * (self.fixed_flops + pixels * (self.linear_flops + self.square_flops * pixels))
 
     def weight_bytes(self, options: LoadOptions, bytes_per_value: int) -> float:
         """Return what the weights take on the device while the network runs."""
@@ -75,15 +77,17 @@ COSTS: dict[str, Cost] = {
         activation_bytes=30e3, states_per_call=2, least_side=256,
     ),
     "c-flux": Cost(
-        control_parameters=1.5e9, linear_flops=3.9e9, square_flops=4.7e4, states_per_call=1, **_FLUX,
+        control_parameters=1.44e9, linear_flops=3.66e9, square_flops=4.7e4, fixed_flops=7.3e12, states_per_call=1,
+        **_FLUX,
     ),
     "flux-lora": Cost(
-        control_parameters=0.0, linear_flops=6.9e9, square_flops=1.8e5, states_per_call=1, **_FLUX,
+        control_parameters=0.0, linear_flops=6.72e9, square_flops=1.8e5, fixed_flops=7.1e12, states_per_call=1,
+        **_FLUX,
     ),
 }  # fmt: skip
-"""By backbone. Stable Diffusion's were counted at full size on the meta device (assets/report/figures.md).
+"""By backbone. Arithmetic was counted at full size on the meta device, at 512 and 1024 px (assets/report/figures.md).
 
-SDXL's working set and all of FLUX's are derived from their configurations.
+SDXL's attention, its working set and those of FLUX are derived from their configurations.
 
 `flux-lora` carries the photo's tokens along: twice the linear part, four times the attention.
 """
