@@ -19,7 +19,7 @@ from sr_core.pipeline import upscale
 from sr_core.ui.downloads import write_candidate
 from sr_core.ui.examples import example_photos
 from sr_core.ui.explorer.runs import OFF_KEY, RUNS_KEY, remember_runs
-from sr_core.ui.instant import MODES, mode_of
+from sr_core.ui.instant import BEST_OF_N, INSTANT, MODES, instant_offered, mode_of
 from sr_core.ui.panel import Panel, Update, show, waiting
 from sr_core.ui.pictures import file_url
 from sr_core.ui.plans import Plan, describe_plan, plan_run
@@ -234,18 +234,30 @@ class PageEvents:
         return _widget_values(Settings(*values).with_preset(changes))
 
     def apply_mode(self, mode: str, *values: WidgetValue) -> list[Any]:
-        """Set the widgets for one restoration at once, or for the best of several."""
-        return _widget_values(Settings(*values).with_preset(MODES[mode]))
+        """Set the widgets for one restoration at once, or for the best of several; all stay where it cannot be had."""
+        settings = Settings(*values)
+        if mode == INSTANT and not instant_offered(settings.backbone):
+            return _widget_values(settings)
+        return _widget_values(settings.with_preset(MODES[mode]))
+
+    def leave_instant(self, backbone: str, mode: str) -> list[Any]:
+        """Go back to several candidates where a backbone without one step was chosen; (mode, candidates, compare)."""
+        offered = gr.update(visible=instant_offered(backbone))
+        if mode != INSTANT or instant_offered(backbone):
+            return [offered, gr.skip(), gr.skip()]
+        several = MODES[BEST_OF_N]
+        return [gr.update(visible=False, value=BEST_OF_N), several["num_candidates"], several["compare"]]
 
     def save_preset(self, *values: WidgetValue) -> tuple[dict[str, Any], str]:
         """Remember the widgets in the browser as the visitor's own preset."""
         gr.Info("Saved in this browser. Choose Yours to come back to it.")
         return Settings(*values).saved(), YOURS
 
-    def adapters(self, backbone: str) -> tuple[Update, str]:
-        """Offer the adapters of another backbone."""
+    def adapters(self, backbone: str, adapter: str) -> tuple[Update, str]:
+        """Offer the adapters of another backbone; one that it has too stays, as when a preset has just set it."""
         choices = adapter_choices(backbone)
-        return gr.update(choices=choices, value=choices[0][1]), describe_adapters(backbone)
+        kept = adapter if adapter in (name for _, name in choices) else choices[0][1]
+        return gr.update(choices=choices, value=kept), describe_adapters(backbone)
 
     def backbone(self, backbone: str) -> list[Update]:
         """Set steps, sampler and colours as a backbone that was just chosen has them, and all that is its own."""
@@ -270,7 +282,9 @@ def _paths(photos: Files) -> list[Path]:
 
 
 def _widget_values(settings: Settings) -> list[Any]:
-    return list(settings.saved().values())
+    """Return what the widgets show; the adapter comes with its backbone's choices, without which it is refused."""
+    adapter = gr.update(choices=adapter_choices(settings.backbone), value=settings.adapter)
+    return list({**settings.saved(), "adapter": adapter}.values())
 
 
 def _preset_of(settings: Settings, saved: dict[str, Any] | None) -> str | None:

@@ -285,7 +285,10 @@ def _wire(events: PageEvents, saved: gr.BrowserState, i: dict[str, Any], r: dict
         lambda sizing: [gr.update(visible=sizing == EXACT), gr.update(interactive=sizing != EXACT)],
         i["sizing"], [i["exact"], i["scale"]], **light,
     )  # fmt: skip
-    i["backbone"].change(events.adapters, i["backbone"], [i["adapter"], i["adapter_words"]], **light)
+    i["backbone"].change(events.adapters, [i["backbone"], i["adapter"]], [i["adapter"], i["adapter_words"]], **light)
+    i["backbone"].change(
+        events.leave_instant, [i["backbone"], i["mode"]], [i["mode"], i["num_candidates"], i["compare"]], **light
+    )
     i["backbone"].input(events.backbone, i["backbone"], i["drawing"], **light)
     i["backbone"].change(events.fitting, i["backbone"], i["drawing"], **light)
     i["adapter"].change(lambda adapter: gr.update(visible=adapter != SFT), i["adapter"], i["compare"], **light)

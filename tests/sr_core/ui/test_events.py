@@ -80,3 +80,36 @@ def test_presets_follow_the_backbones_own_steps(events: PageEvents, preset: str,
     values = events.apply_preset(preset, None, *values_for("c-sd2"))
     assert Settings(*values).num_steps == steps
     assert Settings(*values).backbone == "c-sd2"
+
+
+def test_instant_is_not_forced_on_a_backbone_without_it(events: PageEvents) -> None:
+    assert Settings(*plain(events.apply_mode("Instant", *values_for("c-sd2")))) == Settings(*values_for("c-sd2"))
+    changed = Settings(*plain(events.apply_mode("Instant", *values_for("compact"))))
+    assert (changed.adapter, changed.num_candidates) == ("one_step", 1)
+
+
+def test_another_backbone_ends_instant_and_gives_the_candidates_back(events: PageEvents) -> None:
+    mode, candidates, compare = events.leave_instant("c-sd2", "Instant")
+    assert (mode["visible"], mode["value"], candidates, compare) == (False, "Best of N", Settings.num_candidates, True)
+    mode, *rest = events.leave_instant("compact", "Instant")
+    assert mode["visible"] is True
+    assert "value" not in mode
+    assert all("value" not in update for update in rest)
+
+
+def test_an_adapter_that_the_backbone_has_stays_chosen(events: PageEvents) -> None:
+    assert events.adapters("compact", "hpo")[0]["value"] == "hpo"
+    assert events.adapters("c-sd2", "hpo")[0]["value"] == "sft"
+
+
+def test_a_preset_brings_its_adapter_with_the_choices_of_its_backbone(events: PageEvents) -> None:
+    saved = Settings(*values_for("compact")).saved() | {"adapter": "one_step"}
+    values = events.apply_preset("Yours", saved, *values_for("c-sd2"))
+    (update,) = (value for value in values if isinstance(value, dict))
+    assert update["value"] == "one_step"
+    assert "one_step" in [name for _, name in update["choices"]]
+
+
+def plain(values: list[Any]) -> list[Any]:
+    """Return what widgets show after updates."""
+    return [value["value"] if isinstance(value, dict) else value for value in values]
