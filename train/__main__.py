@@ -124,7 +124,7 @@ def evaluate_one_step(
     """Hold one-step restoration against the prior and the four-step model: reward, LSD, cost, and its levels."""
     import json
 
-    from sr_core.backbones.one_step import ONE_STEP_FILE
+    from sr_core.backbones.compact_one_step import ONE_STEP_FILE
     from sr_core.files import replace_text
     from train.evaluate_one_step import OneStepEvaluation, describe
     from train.evaluate_one_step import evaluate_one_step as run

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from sr_core.adapter_comparison import mean_interval
 from sr_core.backbones.compact import CompactBackbone, CompactObservation, load_compact
-from sr_core.backbones.one_step import CompactOneStep, load_compact_one_step
+from sr_core.backbones.compact_one_step import CompactOneStep, load_compact_one_step
 from sr_core.degradation_presets import graded_preset
 from sr_core.degradations import SCALE, degrade
 from sr_core.files import replace_text

@@ -27,7 +27,7 @@ class BackboneLoader(Protocol):
 
 def _load_compact(*, dtype: torch.dtype, device: str, adapter: Path | None) -> Backbone:
     if adapter is not None and adapter.suffix:
-        from sr_core.backbones.one_step import load_compact_one_step
+        from sr_core.backbones.compact_one_step import load_compact_one_step
 
         return load_compact_one_step(dtype=dtype, device=device, path=adapter)
     from sr_core.backbones.compact import load_compact

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from sr_core.backbones.one_step import CompactOneStep, OneStepModel, TimestepSelector, flow_levels
+from sr_core.backbones.compact_one_step import CompactOneStep, OneStepModel
+from sr_core.backbones.one_step import TimestepSelector, flow_levels
 from sr_core.backbones.prior import load_prior
 from sr_core.noise import block_noise
 from tests.sr_core.backbones.conftest import random_head

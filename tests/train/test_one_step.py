@@ -7,8 +7,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sr_core.backbones.compact import head_metadata
+from sr_core.backbones.compact_one_step import OneStepModel, load_one_step_model
 from sr_core.backbones.flow_head import FlowHead
-from sr_core.backbones.one_step import OneStepModel, flow_levels, load_one_step_model
+from sr_core.backbones.one_step import flow_levels
 from sr_core.errors import ConfigError
 from tests.sr_core.backbones.conftest import random_head
 from train import one_step
@@ -64,7 +65,7 @@ def values(originals: Path, cache: Path, tmp_path: Path) -> Values:
 @pytest.fixture(autouse=True)
 def narrow_selector(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give every model here a selector of few channels; its shape is tested elsewhere."""
-    from sr_core.backbones import one_step as backbone
+    from sr_core.backbones import compact_one_step as backbone
 
     plain = backbone.TimestepSelector
     monkeypatch.setattr(backbone, "TimestepSelector", lambda levels: plain(levels, channels=2, num_blocks=1))
