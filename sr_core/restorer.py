@@ -325,8 +325,10 @@ class Restorer:
         levels = [_levels(backbone, lq, request) for backbone in backbones]
         evaluations = _calls_per_tile(backbones[0], lq, drawing)
         batch = backbones[0].candidates_per_pass
-        passes = -(-request.num_candidates // batch) * len(restorers)
-        counter = _Counter(len(tiles) * passes * (1 + evaluations) + (on_prior is not None), stop, on_step)
+        rounds = -(-request.num_candidates // batch)
+        passes = rounds * len(restorers)
+        counted = rounds * sum(1 + (evaluations if chosen is None else 1) for chosen in levels)
+        counter = _Counter(len(tiles) * counted + (on_prior is not None), stop, on_step)
         store = _ConditionStore(backbones, lq, tiles, reused=passes > 1 or on_prior is not None)
         try:
             if on_prior is not None:

@@ -14,12 +14,7 @@ from torch.nn.functional import log_softmax, softmax
 from tqdm import tqdm
 
 from sr_core.backbones.compact import HEAD_FILE, load_head, residual_latent
-from sr_core.backbones.compact_one_step import (
-    OneStepModel,
-    one_step_metadata,
-    one_step_tensors,
-    velocity_of,
-)
+from sr_core.backbones.compact_one_step import OneStepModel, one_step_metadata, one_step_tensors, velocity_of
 from sr_core.backbones.flow_head import HeadInput
 from sr_core.backbones.one_step import Choice, choose_level, gumbel_noise, selector_view
 from sr_core.files import replace_text

@@ -1,6 +1,6 @@
-"""`compact` in one step: a head that says the velocity at any level, around the same prior.
+"""`compact` in one step: a head that says the velocity from noise at any level, and the backbone around it.
 
-Source: Hero-SR, arXiv 2412.07152, for the choice of the level; the form for `compact` and its training are ours.
+After Hero-SR, arXiv 2412.07152; the form for a residual, and its training, are ours.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The level that restoration in one step begins at: candidates, the network that chooses among them, and the choice.
+"""The choice of a level for restoration in one step: the network of the release, its draw, and what it sees of a photo.
 
 Source: Hero-SR, arXiv 2412.07152 (its Dynamic Time-Step Module, from the released inference code).
 """

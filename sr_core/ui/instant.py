@@ -55,28 +55,30 @@ def level_chart(run: Run | None) -> dict[str, Any] | None:
     low, middle, high = (np.quantile(levels, share, axis=0) for share in (0.25, 0.5, 0.75))
     tau = shipped["kendall"]
     here = sum(mine) / len(mine)
-    table = pd.DataFrame(
-        {"lowest quarter": low, "median": middle, "highest quarter": high}, index=pd.Index(strengths, name="strength")
-    )
+    table = pd.DataFrame({"25 %": low, "median": middle, "75 %": high}, index=pd.Index(strengths, name="strength"))
     data = [
         {"type": "scatter", "mode": "lines", "x": strengths, "y": high.tolist(), "line": {"width": 0},
          "showlegend": False, "hoverinfo": "skip"},
         {"type": "scatter", "mode": "lines", "x": strengths, "y": low.tolist(), "line": {"width": 0}, "fill": "tonexty",
-         "fillcolor": "rgba(0,114,178,0.18)", "name": "middle half of the photos", "hoverinfo": "skip"},
+         "fillcolor": "rgba(0,114,178,0.18)", "name": "middle half", "hoverinfo": "skip"},
         {"type": "scatter", "mode": "lines+markers", "x": strengths, "y": middle.tolist(), "name": "median",
          "line": {"color": COLOURS[0]}},
         {"type": "scatter", "mode": "lines", "x": [strengths[0], strengths[-1]], "y": [here, here],
          "name": "this photo", "line": {"color": COLOURS[4], "dash": "dash"}},
     ]  # fmt: skip
     layout = {
-        "height": 260,
+        "height": 300,
+        "legend": {"orientation": "h", "y": 1.03, "yanchor": "bottom"},
+        "margin": {"t": 56},
         "xaxis": {"title": {"text": "strength of degradation"}},
         "yaxis": {"title": {"text": "level"}, "range": [0, 1]},
     }
     agreement = f"Kendall's tau {tau['tau']:+.2f} ({tau['low']:+.2f} to {tau['high']:+.2f})"
+    tied = tau["low"] > 0 or tau["high"] < 0
+    says = "it moves with the strength" if tied else "it depends on the photo, not measurably on the strength"
     note = (
         f"{len(levels)} photographs that training never saw, each degraded five times from almost not, 0, to strongly, "
-        f"1: {agreement}. Level 0 is the prior alone, 1 the largest correction."
+        f"1: {agreement}; {says}. Level 0 is the prior alone, 1 the largest correction."
     )
     summary = (
         f"The level of one-step restoration by strength of degradation: median {middle[0]:.2f} at the weakest, "

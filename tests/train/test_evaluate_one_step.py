@@ -63,7 +63,8 @@ def test_the_level_is_that_of_the_whole_photo(backbone: CompactOneStep) -> None:
 def test_costs_and_summaries_are_what_their_rows_say(backbone: CompactOneStep) -> None:
     price = cost(backbone, backbone, torch.rand(1, 3, 8, 8))
     assert price["ratio"] == pytest.approx(price["one_step_s"] / price["prior_s"])
-    rows = {method: [{"reward": k + place, "lsd": 1.0} for k in range(3)] for place, method in enumerate(METHODS)}
+    places = enumerate(METHODS)
+    rows = {method: [{"reward": float(k + place), "lsd": 1.0} for k in range(3)] for place, method in places}
     found = summary({"bicubic": rows})["bicubic"]
     assert found["means"]["prior"]["reward"] == pytest.approx(1.0)
     assert found["one_step_minus"]["prior"]["reward"]["mean"] == pytest.approx(1.0)

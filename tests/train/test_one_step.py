@@ -65,7 +65,7 @@ def values(originals: Path, cache: Path, tmp_path: Path) -> Values:
 @pytest.fixture(autouse=True)
 def narrow_selector(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give every model here a selector of few channels; its shape is tested elsewhere."""
-    from sr_core.backbones import one_step as backbone
+    from sr_core.backbones import compact_one_step as backbone
 
     plain = backbone.TimestepSelector
     monkeypatch.setattr(backbone, "TimestepSelector", lambda levels: plain(levels, channels=2, num_blocks=1))

@@ -44,8 +44,8 @@ def test_the_chart_holds_the_shipped_levels_and_the_photos_own() -> None:
     assert by_name["median"]["y"] == [0.2, 0.4, 0.8]
     assert by_name["this photo"]["y"] == [0.37, 0.37]
     assert "0.37" in value["summary"]
-    assert "+0.80 (+0.70 to +0.90)" in value["note"]
-    for words in ("<td>0.15</td>", "<td>0.4</td>", "<td>0.85</td>", "lowest quarter"):
+    assert "+0.80 (+0.70 to +0.90); it moves with the strength" in value["note"]
+    for words in ("<td>0.15</td>", "<td>0.4</td>", "<td>0.85</td>", "25 %"):
         assert words in value["table"]
 
 
