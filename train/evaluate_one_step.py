@@ -1,5 +1,6 @@
 """Held-out figures of one-step restoration: against the prior and four steps, its cost, and what moves its level."""
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -204,6 +205,11 @@ def cost(one_step: CompactOneStep, sampled: CompactBackbone, lq: Image) -> dict[
     }
 
 
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, by which figures name the weights that they are of."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def evaluate_one_step(weights: Path, settings: OneStepEvaluation, out: Path) -> dict[str, Any]:
     """Measure a one-step model, write everything to `out` as JSON, and return it."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -212,7 +218,7 @@ def evaluate_one_step(weights: Path, settings: OneStepEvaluation, out: Path) -> 
     sampled = load_compact(dtype=dtype, device=device)
     paths = find_photos([settings.photos])[: settings.limit or None]
     content: dict[str, Any] = {"photos": len(paths), "crop_px": settings.crop_px, "dtype": str(dtype), "device": device}
-    content["level"] = measure_levels(one_step, paths)
+    content["level"] = measure_levels(one_step, paths) | {"weights_sha256": file_sha256(weights)}
     replace_text(out, json.dumps(content, indent=1) + "\n")
     lq = degrade(_photo(paths[0]), "bicubic", generator=seeded_generator("cost"))
     content["cost"] = cost(one_step, sampled, lq)

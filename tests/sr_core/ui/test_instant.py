@@ -1,9 +1,11 @@
+import hashlib
 import json
 from pathlib import Path
 
 import pytest
 
 from sr_core.backbones import ONE_STEP, SFT
+from sr_core.backbones.compact_one_step import ONE_STEP_FILE
 from sr_core.runs import CandidateRecord, Run
 from sr_core.ui import instant
 from sr_core.ui.instant import BEST_OF_N, INSTANT, MODES, level_chart, level_words, mode_of
@@ -62,6 +64,12 @@ def test_the_shipped_figures_are_of_all_evaluation_photos() -> None:
     assert len(found["levels"]) == 23
     assert -1 <= found["kendall"]["low"] <= found["kendall"]["tau"] <= found["kendall"]["high"] <= 1
     assert sum(found["histogram"].values()) == 115
+
+
+def test_the_shipped_figures_are_of_the_shipped_weights() -> None:
+    found = json.loads(instant.LEVELS_FILE.read_text(encoding="utf-8"))
+    assert found["weights_sha256"] == hashlib.sha256(ONE_STEP_FILE.read_bytes()).hexdigest()
+    assert "@@" not in (ONE_STEP_FILE.parent / "one_step.md").read_text(encoding="utf-8")
 
 
 def test_a_level_is_said_with_its_range() -> None:
