@@ -55,7 +55,7 @@ def test_a_recipe_whose_weights_are_missing_says_what_to_get(
     with pytest.raises(WeightsError, match=f"type: sr weights {recipe.backbone.name} --download"):
         train_prefer(recipe)
     if recipe.adversary is not None:
-        with pytest.raises(WeightsError, match="lora: ASASR's super-resolution LoRA"):
+        with pytest.raises(WeightsError, match="lora: ASASR's LoRA for super-resolution"):
             train_adversary(recipe)
 
 
