@@ -9,6 +9,7 @@ from sr_core.errors import ConfigError, WeightsError
 from train.adversary import train_adversary
 from train.config import SftRecipe, load_recipe, parse_recipe, recipe_sections, recipe_values
 from train.iqa_config import IqaRecipe
+from train.one_step_config import OneStepRecipe
 from train.prefer import train_prefer
 from train.preference_config import CurateRecipe, PreferRecipe
 
@@ -31,8 +32,8 @@ def test_the_recipes_of_both_papers_and_of_compact_are_there() -> None:
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
 def test_every_recipe_in_the_repository_loads_as_its_kind(path: Path) -> None:
     sections = recipe_sections(path)
-    preferring = PreferRecipe if "objective" in sections else CurateRecipe
-    kind = SftRecipe if "head" in sections else IqaRecipe if "targets" in sections else preferring
+    kinds = {"head": SftRecipe, "targets": IqaRecipe, "selector": OneStepRecipe, "objective": PreferRecipe}
+    kind = next((kind for section, kind in kinds.items() if section in sections), CurateRecipe)
     assert json.loads(json.dumps(recipe_values(load_recipe(kind, path))))
 
 
