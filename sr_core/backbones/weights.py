@@ -51,14 +51,14 @@ def find_part(backbone: str, part: Part, explicit: str | Path | None = None) -> 
 
 
 def _cached_snapshot(part: Part) -> Path | None:
-    """Return the hub's own folder of a repository that was downloaded before."""
+    """Return the hub's own folder of a repository whose files of the part were all downloaded before."""
     if part.hub is None:
         return None
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(part.hub, local_files_only=True))
+        return Path(snapshot_download(part.hub, allow_patterns=list(part.files), local_files_only=True))
     except (LocalEntryNotFoundError, OSError, ValueError):
         return None
 
