@@ -1,8 +1,10 @@
+import errno
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -131,6 +133,23 @@ def test_what_the_hub_does_not_have_is_not_asked_for(tmp_path: Path) -> None:
     (line,) = download_parts("c-sd2", SPEC)
     assert "not on the hub" in line
     assert "weights/c-sd2/controlnet" in line
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EACCES])
+def test_a_cache_that_cannot_take_a_part_is_named_with_what_it_needs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, number: int
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    with pytest.raises(WeightsError) as caught:
+        list(download_parts("c-sd2", SPEC))
+    words = str(caught.value)
+    assert "cannot be reached" not in words
+    assert all(word in words for word in ("5.2 GB", str(tmp_path / "hub"), "HF_HOME", os.strerror(number)))
 
 
 def run_sr(*arguments: str, folder: Path, offline: bool) -> subprocess.CompletedProcess[str]:
