@@ -102,7 +102,8 @@ def _needed(width: int, height: int, size: tuple[int, int], job: Job) -> int:
     states = cost.states_per_call * _candidates_per_call(job)
     working = max(pixels * cost.activation_bytes * states, VAE_TILE_BYTES)
     canvas = max(width * height * 16, size[0] * size[1]) * CANVAS_BYTES_PER_PIXEL
-    return int(cost.weight_bytes(job.weights, _bytes_per_value(job)) + working + canvas)
+    loaded = 1 if job.compare_adapter is None else 2  # each adapter has a base of its own
+    return int(loaded * cost.weight_bytes(job.weights, _bytes_per_value(job)) + working + canvas)
 
 
 def window_pixels(width: int, height: int, tile: int) -> int:

@@ -54,15 +54,16 @@ def restorer_for(backbone: str, adapter: str, dtype: str, weights: LoadOptions =
     return Restorer(of, precision)
 
 
-_in_memory: list[str] = []
-"""The large backbone that was loaded last."""
+_in_memory: list[tuple[object, ...]] = []
+"""The large backbone that was loaded last: name, weights, precision and the set of its adapters."""
 
 
-def _make_room_for(backbone: str) -> None:
-    """Forget what was loaded before, if a large backbone is to be loaded that is another one."""
-    if BACKBONES[backbone].parts and _in_memory != [backbone]:
+def _make_room_for(job: Job) -> None:
+    """Forget what was loaded before, if a large backbone is to be loaded that is another one in any way."""
+    wanted = (job.backbone, job.weights, job.dtype, frozenset({job.adapter, job.compare_adapter} - {None}))
+    if BACKBONES[job.backbone].parts and _in_memory != [wanted]:
         restorer_for.cache_clear()
-        _in_memory[:] = [backbone]
+        _in_memory[:] = [wanted]
 
 
 @lru_cache(maxsize=2)
@@ -263,7 +264,7 @@ def upscale(
         raise InputError(f"{photo_path.name}: {plan.problem}")
     size = request.size or (photo.width, photo.height)
     target = None if reference is None else _reference_image(reference, size)
-    _make_room_for(job.backbone)
+    _make_room_for(job)
     extra = () if job.weights == _USUAL else (job.weights,)
     restorer = restorer_for(job.backbone, job.adapter, job.dtype, *extra)
     twin = None if job.compare_adapter is None else restorer_for(job.backbone, job.compare_adapter, job.dtype, *extra)

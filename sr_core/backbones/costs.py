@@ -18,8 +18,10 @@ CUDA_CANDIDATES = 4
 VAE_FLOPS_PER_PIXEL = 1.5e7
 """Encoding and decoding one pixel of the enlarged photo."""
 VAE_BYTES = 4 * 84_000_000
+VAE_TILE_SIDE = 512
+"""Most pixels a side that the VAE takes at once."""
 VAE_TILE_BYTES = 3 * 2**30
-"""Working set of decoding one tile of 512 px in float32."""
+"""Working set of decoding one tile of `VAE_TILE_SIDE` in float32."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -77,6 +77,7 @@ class LatentBackbone(LatentSpace):
         """Folder of the model that describes a photo where the prompt is `auto`; None where it is missing."""
         self._texts: dict[str, Text] = {}
         self._side: int | None = None
+        self._one_by_one = False
 
     # --- What a subclass says of its network ---
 
@@ -128,9 +129,10 @@ class LatentBackbone(LatentSpace):
     # --- The photo ---
 
     def bound(self: Own, drawing: Drawing) -> Own:
-        """Return this backbone with other settings and no notices; both share all weights."""
+        """Return this backbone with other settings, no notices and whole tiles again; both share all weights."""
         other = copy.copy(self)
-        other.drawing, other.notices, other._side = drawing, [], None
+        other.drawing, other.notices, other._side, other._one_by_one = drawing, [], None, False
+        other._restore_tiles()
         return other
 
     @torch.no_grad()
@@ -245,15 +247,20 @@ class LatentBackbone(LatentSpace):
 
     @torch.no_grad()
     def draw(self, condition: LatentCondition, seeds: Sequence[int], on_call: OnCall) -> Latent:
-        """Return clean latents, one per seed; where memory runs out, from new on with windows of half the side.
+        """Return clean latents, one per seed; where memory runs out, from new on with less at once.
 
+        Seeds are drawn one by one first, which changes no candidate, and then in windows of half the side.
         Raises InputError if it runs out with the smallest windows too.
         """
         while True:
             try:
-                return self._sample(condition, seeds, on_call)
+                return self._sample_in_turn(condition, seeds, on_call)
             except torch.OutOfMemoryError:
                 pass  # what the failed call held is given back before the next one
+            if len(seeds) > 1 and not self._one_by_one:
+                self._one_by_one = True
+                self._gave_way("candidates were drawn one by one")
+                continue
             self._halve(max(condition.latent.shape[-2:]))
 
     def _halve(self, longest: int) -> None:
@@ -267,6 +274,13 @@ class LatentBackbone(LatentSpace):
         self._gave_way(
             f"tiles of {smaller * self.factor} px of the enlarged photo were used instead of {side * self.factor} px"
         )
+
+    def _sample_in_turn(self, condition: LatentCondition, seeds: Sequence[int], on_call: OnCall) -> Latent:
+        """Return clean latents, drawn together, or one by one, each seed once, where memory ran out before."""
+        if not self._one_by_one:
+            return self._sample(condition, seeds, on_call)
+        drawn = {seed: self._sample(condition, [seed], on_call) for seed in dict.fromkeys(seeds)}
+        return torch.cat([drawn[seed] for seed in seeds])
 
     def _sample(self, condition: LatentCondition, seeds: Sequence[int], on_call: OnCall) -> Latent:
         channels, height, width = condition.latent.shape[1:]

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
 
+from sr_core.backbones.costs import VAE_TILE_SIDE
 from sr_core.errors import InputError
 from sr_core.resampling import resize
 from sr_core.tensors import Enlarged, Image, Latent
@@ -47,6 +48,16 @@ class LatentSpace:
         """Pixels per latent pixel."""
         self.notices: list[str] = []
         vae.enable_tiling()
+        own = int(vae.tile_sample_min_size)
+        side = min(own, VAE_TILE_SIDE)
+        self._tiles = side, int(vae.tile_latent_min_size) if side == own else side // self.factor
+        """Sides of the VAE's tiles in px and in latent pixels, as every request begins with."""
+        self._restore_tiles()
+
+    def _restore_tiles(self) -> None:
+        """Give the VAE, which requests share, the tiles that it had before memory ran out in an earlier one."""
+        if self.vae is not None:  # training lets go of it
+            self.vae.tile_sample_min_size, self.vae.tile_latent_min_size = self._tiles
 
     def _sizes(self, lq: Image) -> tuple[tuple[int, int], tuple[int, int]]:
         """Return (height, width) of the enlarged photo without and with padding."""

@@ -1,5 +1,6 @@
 """Where the weights of the large backbones lie, and what to type where they are missing."""
 
+import errno
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,6 +8,9 @@ from pathlib import Path
 
 from sr_core.backbones.backbone import BackboneSpec, Part
 from sr_core.errors import WeightsError
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EACCES)
+"""What a system says where a file cannot be written: disk full, quota used up, no permission."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,14 +55,14 @@ def find_part(backbone: str, part: Part, explicit: str | Path | None = None) -> 
 
 
 def _cached_snapshot(part: Part) -> Path | None:
-    """Return the hub's own folder of a repository that was downloaded before."""
+    """Return the hub's own folder of a repository whose files of the part were all downloaded before."""
     if part.hub is None:
         return None
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(part.hub, local_files_only=True))
+        return Path(snapshot_download(part.hub, allow_patterns=list(part.files), local_files_only=True))
     except (LocalEntryNotFoundError, OSError, ValueError):
         return None
 
@@ -131,7 +135,7 @@ def describe_parts(name: str, spec: BackboneSpec) -> str:
 def download_parts(name: str, spec: BackboneSpec) -> Iterator[str]:
     """Fetch what the hub has of the parts that are missing, into its cache, which backbones share, saying what is done.
 
-    Raises WeightsError where the hub cannot be reached or does not give a part.
+    Raises WeightsError where the hub cannot be reached or does not give a part, or the cache cannot take it.
     """
     for found in find_parts(name, spec, {}):
         part = found.part
@@ -167,6 +171,11 @@ def _download(part: Part, folder: Path) -> None:
     except RepositoryNotFoundError as error:
         raise WeightsError(f"the hub has no {part.hub}, or this account may not see it") from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        if error.errno in _NO_ROOM:
+            raise WeightsError(
+                f"{part.hub} needs {_size(part)} in the hub's cache, {constants.HF_HUB_CACHE}, which cannot take it: "
+                f"{os.strerror(error.errno)}; make room or let it be written, or set HF_HOME to another folder"
+            ) from error
         raise WeightsError(f"the hub cannot be reached to fetch {part.hub}; connect, or {by_hand}") from error
 
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from sr_core.backbones import BACKBONES
 from sr_core.backbones.backbone import LoadOptions
+from sr_core.backbones.costs import COSTS
 from sr_core.estimate import BASE_BYTES, CANVAS_BYTES_PER_PIXEL, Estimate, estimate, free_memory, needed_memory
 from sr_core.job import Job
 from sr_core.tiling import TILE, plan_tiles
@@ -91,6 +92,14 @@ def test_a_large_backbone_costs_more_the_more_is_asked_of_it(name: str) -> None:
     assert cost(tile=64).memory_bytes <= base.memory_bytes
     small = cost(weights=LoadOptions(quantize="4bit")).memory_bytes
     assert cost(weights=LoadOptions(offload="sequential")).memory_bytes < small < base.memory_bytes
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_a_large_backbone_compared_with_another_adapter_is_loaded_twice(name: str) -> None:
+    alone = Job(backbone=name, dtype="float32")
+    both = Job(backbone=name, dtype="float32", compare_adapter="hpo")
+    needed = [estimate(300, 300, job, memory=PLENTY).memory_bytes for job in (alone, both)]
+    assert needed[1] - needed[0] == pytest.approx(COSTS[name].weight_bytes(LoadOptions(), 4), abs=1)
 
 
 @pytest.mark.parametrize("name", LARGE)

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from sr_core import pipeline
+from sr_core.backbones.backbone import LoadOptions
 from sr_core.backbones.stable_diffusion import StableDiffusion
 from sr_core.errors import ConfigError, InputError, WeightsError
 from sr_core.images import read_image, read_marker, read_output, to_uint8, write_image
@@ -154,6 +155,36 @@ def test_a_tile_that_was_halved_is_a_notice_of_the_run(
     run = finished(photo, tmp_path / "run", Job(**{**LARGE, "tile": 64}))
     assert [word for word in run.values["notices"] if "memory ran out" in word]
     assert all(record.file is not None for record in run.candidates)
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "loads"),
+    [
+        ({}, {}, 1),
+        ({"adapter": "hpo", "compare_adapter": "sft"}, {"adapter": "sft", "compare_adapter": "hpo"}, 2),
+        ({}, {"adapter": "hpo"}, 2),
+        ({"compare_adapter": "hpo"}, {}, 3),
+        ({}, {"dtype": "bfloat16"}, 2),
+        ({}, {"weights": LoadOptions(offload="model")}, 2),
+    ],
+)
+def test_a_large_backbone_leaves_before_it_is_loaded_otherwise(
+    photo: Path,
+    tmp_path: Path,
+    tiny_weights: Path,  # noqa: ARG001
+    monkeypatch: pytest.MonkeyPatch,
+    first: dict[str, Any],
+    then: dict[str, Any],
+    loads: int,
+) -> None:
+    loaded: list[dict[str, Any]] = []
+    monkeypatch.setattr(pipeline, "load_backbone", lambda *_, **how: loaded.append(how))
+    monkeypatch.setattr(Restorer, "restore", lambda *_, **__: iter(()))
+    monkeypatch.setattr(pipeline, "_in_memory", [])
+    for index, changes in enumerate((first, then)):
+        finished(photo, tmp_path / str(index), Job(**{**LARGE, **changes}))
+    assert len(loaded) == loads
+    assert restorer_for.cache_info().currsize == (2 if "compare_adapter" in then else 1)
 
 
 def test_missing_weights_are_told_before_the_folder_is_made(

@@ -9,6 +9,7 @@ from diffusers import DDPMScheduler
 from sr_core.backbones.configurations import SD_SCHEDULE
 from sr_core.backbones.drawing import Drawing
 from sr_core.backbones.latent import LatentBackbone, LatentCondition, Text, matched, step_generator
+from sr_core.backbones.latent_space import LatentSpace
 from sr_core.diffusion import PREDICTIONS, timestep_of_level
 from sr_core.errors import InputError
 from sr_core.resampling import resize
@@ -302,6 +303,74 @@ def test_the_tile_is_halved_where_memory_runs_out_and_the_run_says_so() -> None:
     backbone.draw(condition, [2], nothing)
     assert len(backbone.notices) == 1
     assert backbone.bound(backbone.drawing).notices == []
+
+
+def crowded(most: int, limit: int, kind: Callable[..., Knowing] = Wandering) -> type[Knowing]:
+    """Return a network for which more than `most` states, or windows above `limit`, are too much."""
+
+    class Crowded(small(limit, kind)):  # type: ignore[misc]
+        def forward(self, x: torch.Tensor, time: torch.Tensor, condition: LatentCondition) -> torch.Tensor:
+            if len(x) > most:
+                raise torch.OutOfMemoryError("out of memory")
+            return super().forward(x, time, condition)
+
+    return Crowded
+
+
+def test_seeds_are_drawn_one_by_one_where_memory_runs_out_before_any_tile_is_halved() -> None:
+    lq = photo(64, 96)
+    backbone = crowded(1, 99)(tile=96)
+    condition = backbone.encode(lq)
+    drawn = backbone.draw(condition, [1, 2, 2], nothing)
+    assert backbone.notices == ["memory ran out: candidates were drawn one by one"]
+    assert torch.equal(drawn, Wandering(tile=96).draw(condition, [1, 2, 2], nothing))
+    backbone.draw(condition, [3, 4], nothing)
+    assert len(backbone.notices) == 1
+    again = backbone.bound(backbone.drawing)
+    again.draw(condition, [3, 4], nothing)
+    assert len(again.notices) == 1
+
+
+def test_tiles_are_halved_where_one_seed_alone_is_too_much() -> None:
+    backbone = crowded(1, 40)(tile=96)
+    condition = backbone.encode(photo(64, 96))
+    drawn = backbone.draw(condition, [1, 2], nothing)
+    assert backbone.notices == [
+        "memory ran out: candidates were drawn one by one",
+        "memory ran out: tiles of 192 px of the enlarged photo were used instead of 384 px",
+    ]
+    assert torch.equal(drawn, Wandering(tile=48).draw(condition, [1, 2], nothing))
+
+
+@pytest.mark.parametrize(("own", "used"), [(1024, (512, 64)), (512, (512, 64)), (64, (64, 8))])
+def test_the_vae_takes_at_most_512_px_at_once(own: int, used: tuple[int, int]) -> None:
+    vae = tiny_vae()
+    vae.tile_sample_min_size, vae.tile_latent_min_size = own, own // 8
+    LatentSpace(vae=vae, device="cpu")
+    assert vae.use_tiling
+    assert (vae.tile_sample_min_size, vae.tile_latent_min_size) == used
+
+
+def test_a_new_request_begins_with_whole_vae_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    small_vae = tiny_vae
+
+    def large_vae() -> Any:
+        vae = small_vae()
+        vae.tile_sample_min_size, vae.tile_latent_min_size = 512, 64
+        return vae
+
+    monkeypatch.setattr(f"{__name__}.tiny_vae", large_vae)
+    shared = Wandering()
+    monkeypatch.undo()
+    backbone = shared.bound(shared.drawing)
+    condition = backbone.encode(photo(64, 64))
+    with monkeypatch.context() as limited:
+        limited.setattr(backbone.vae, "decoder", Limited(backbone.vae.decoder, 16))
+        backbone.decode(condition.latent, condition)
+    assert backbone.vae.tile_sample_min_size == 128
+    later = shared.bound(shared.drawing)
+    assert (later.vae.tile_sample_min_size, later.vae.tile_latent_min_size) == (512, 64)
+    assert later.notices == []
 
 
 def test_the_vaes_tiles_are_halved_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,10 @@
+import errno
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +17,7 @@ from sr_core.errors import ConfigError, WeightsError
 ROOT = Path(__file__).parents[3]
 SPEC = BACKBONES["c-sd2"]
 BASE, CONTROLNET = SPEC.parts[:2]
+CACHED_SNAPSHOT = weights._cached_snapshot
 
 
 @pytest.fixture(autouse=True)
@@ -42,6 +46,27 @@ def test_a_given_path_wins_over_the_folder_of_weights_and_that_over_the_hubs_cac
     given = put(tmp_path / "mine", "unet/config.json")
     found = find_part("c-sd2", BASE, given)
     assert (found.path, found.origin) == (given, "given")
+
+
+@pytest.mark.parametrize(
+    ("on_disk", "origin"),
+    [(("unet/config.json", "model_index.json"), "hub cache"), (("unet/config.json",), "missing")],
+)
+def test_what_was_downloaded_by_a_parts_patterns_is_found_in_the_hubs_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_disk: tuple[str, ...], origin: str
+) -> None:
+    monkeypatch.setattr(weights, "_cached_snapshot", CACHED_SNAPSHOT)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    commit = "0" * 40
+    kept = tmp_path / "hub" / f"models--{str(BASE.hub).replace('/', '--')}"
+    put(kept, "refs/main").joinpath("refs/main").write_text(commit, encoding="ascii")
+    for file in on_disk:
+        put(kept / "snapshots" / commit, file)
+    # The hub lists a file that is no part of what is downloaded.
+    listed = ("unet/config.json", "model_index.json", "768-v-ema.ckpt")
+    tree = {"format_version": 1, "files": {name: {"size": 1, "blob_id": "0" * 40} for name in listed}}
+    put(kept / "trees", f"{commit}.json").joinpath(f"{commit}.json").write_text(json.dumps(tree), encoding="ascii")
+    assert find_part("c-sd2", BASE).origin == origin
 
 
 def test_a_folder_without_the_parts_files_is_not_the_part(tmp_path: Path) -> None:
@@ -108,6 +133,23 @@ def test_what_the_hub_does_not_have_is_not_asked_for(tmp_path: Path) -> None:
     (line,) = download_parts("c-sd2", SPEC)
     assert "not on the hub" in line
     assert "weights/c-sd2/controlnet" in line
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EACCES])
+def test_a_cache_that_cannot_take_a_part_is_named_with_what_it_needs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, number: int
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    with pytest.raises(WeightsError) as caught:
+        list(download_parts("c-sd2", SPEC))
+    words = str(caught.value)
+    assert "cannot be reached" not in words
+    assert all(word in words for word in ("5.2 GB", str(tmp_path / "hub"), "HF_HOME", os.strerror(number)))
 
 
 def run_sr(*arguments: str, folder: Path, offline: bool) -> subprocess.CompletedProcess[str]:
