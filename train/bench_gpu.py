@@ -44,6 +44,9 @@ class Row:
     peak_gb: float | None = None
     flops: int | None = None
     mfu: float | None = None
+    """Of drawing: the share of the device's peak (model FLOPs utilisation)."""
+    hfu: float | None = None
+    """Of a training step: the same share, recomputed arithmetic counted (hardware FLOPs utilisation)."""
     note: str = ""
 
     @property
@@ -96,15 +99,16 @@ class _Device:
 
 
 def draw_images(backbone: LatentBackbone, side: int, count: int) -> Tensor:
-    """Encode a photo, draw `count` seeds in passes as large as the backbone takes, and decode them."""
+    """Encode a photo, draw `count` seeds and decode them as the restorer does: a pass that is not full is filled up."""
     condition = random_condition(backbone, side, count=1, generator=torch.Generator().manual_seed(0))
     condition = condition._replace(latent=backbone.encode_image(condition.lq))
     size = backbone.candidates_per_pass
     images = []
     for first in range(0, count, size):
         seeds = list(range(first, min(count, first + size)))
+        seeds += [seeds[-1]] * (size - len(seeds))
         images.append(backbone.decode(backbone.draw(condition, seeds, lambda: None), condition).cpu())
-    return torch.cat(images)
+    return torch.cat(images)[:count]
 
 
 def bench_recipe(name: str, objective: str) -> PreferRecipe:
@@ -149,10 +153,11 @@ def training_steps(backbone: LatentBackbone, side: int) -> dict[str, Callable[[]
 def _measured(row: Row, device: _Device, times: Sequence[float], flops: int) -> Row:
     seconds = statistics.median(times)
     count = int(row.what.rpartition("=")[2]) if row.what.startswith("draw") else None
+    share = utilisation(flops, seconds) if device.is_cuda else None
     return Row(
         backbone=row.backbone, side=row.side, what=row.what, seconds=seconds,
         per_candidate=None if count is None else seconds / count, peak_gb=device.peak_gb(), flops=flops,
-        mfu=utilisation(flops, seconds) if device.is_cuda else None, note=row.note,
+        mfu=None if count is None else share, hfu=share if count is None else None, note=row.note,
     )  # fmt: skip
 
 
@@ -221,14 +226,15 @@ def table(rows: Sequence[Row]) -> str:
         return "" if value is None else format(value, form)
 
     lines = [
-        "| backbone | px | what | s per image or step | s per candidate | peak GB | TFLOP | MFU | note |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| backbone | px | what | s per image or step | s per candidate | peak GB | TFLOP | MFU | HFU | note |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         tera = None if row.flops is None else row.flops / 1e12
         cells = (
             row.backbone, str(row.side), row.what, cell(row.seconds, ".3f"), cell(row.per_candidate, ".3f"),
-            cell(row.peak_gb, ".1f"), cell(tera, ".4g"), cell(row.mfu, ".1%"), row.note,
+            cell(row.peak_gb, ".1f"), cell(tera, ".4g"), cell(row.mfu, ".1%"), cell(row.hfu, ".1%"),
+            row.note,
         )  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

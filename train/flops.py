@@ -20,5 +20,9 @@ def count_flops(call: Callable[[], object]) -> int:
 
 
 def utilisation(flops: int, seconds: float, peak: float = PEAK_BF16) -> float:
-    """Return the share of the device's peak that was used (model FLOPs utilisation, PaLM, arXiv 2204.02311)."""
+    """Return the share of the device's peak that was used (PaLM, arXiv 2204.02311, appendix B).
+
+    Model FLOPs utilisation (MFU) where nothing is recomputed, as in drawing; hardware FLOPs utilisation (HFU) where the
+    count holds what gradient checkpointing recomputes.
+    """
     return flops / seconds / peak

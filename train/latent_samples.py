@@ -25,7 +25,12 @@ def latent_grid(dataset: PreferenceDataset, backbone: LatentBackbone, policy: La
         cells = [backbone.prior_image(condition).cpu()]
         for seed in SEEDS:
             for name in (REFERENCE, POLICY):
-                with torch.no_grad(), policy.using(name):
+                # Trained weights are float32 on a base of any precision; the VAE stays float32.
+                with (
+                    torch.no_grad(),
+                    policy.using(name),
+                    torch.autocast(backbone.device.type, backbone.dtype, enabled=backbone.dtype != torch.float32),
+                ):
                     # Bound inside: it must see the branch that the block put in place.
                     drawing = backbone.bound(backbone.drawing)
                     latent = drawing.draw(condition, [seed], lambda: None)

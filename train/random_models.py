@@ -26,6 +26,11 @@ _TINY_FLUX = {
 }  # fmt: skip
 
 
+def num_parallel(device: torch.device) -> int:
+    """Return how many candidates go in a pass, as the loaders have it."""
+    return 4 if device.type == "cuda" else 1
+
+
 def materialised(network: nn.Module, *, dtype: torch.dtype, device: torch.device) -> nn.Module:
     """Give a network of the meta device random weights where it is to run, frozen; nothing lies in main memory."""
     network = network.to(dtype).to_empty(device=device)
@@ -65,7 +70,7 @@ def _random_sd2(name: str, *, tiny: bool, dtype: torch.dtype, device: torch.devi
     return StableDiffusion(
         name, unet=unet, controlnet=branch, tokenizers=[], text_encoders=[],
         vae=_vae(full.SD_VAE, tiny=tiny, device=device), scheduler=DDPMScheduler(**full.SD_SCHEDULE),
-        drawing=spec_of(name).defaults, dtype=dtype, device=str(device),
+        drawing=spec_of(name).defaults, dtype=dtype, device=str(device), num_parallel=num_parallel(device),
     )  # fmt: skip
 
 
@@ -85,10 +90,9 @@ def _random_flux(name: str, *, tiny: bool, dtype: torch.dtype, device: torch.dev
     )  # fmt: skip
     vae = _vae(full.FLUX_VAE, tiny=tiny, device=device)
     pipeline = SimpleNamespace(vae=vae, scheduler=scheduler, transformer=transformer)
-    parallel = 4 if device.type == "cuda" else 1
     settings: dict[str, Any] = {
         "pipeline": pipeline, "drawing": spec_of(name).defaults, "dtype": dtype, "device": str(device),
-        "num_parallel": parallel,
+        "num_parallel": num_parallel(device),
     }  # fmt: skip
     if name == "c-flux":
         branch = materialised(empty_controlnet(dict(transformer.config)), dtype=dtype, device=device)
