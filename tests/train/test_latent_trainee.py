@@ -151,7 +151,8 @@ def test_a_policy_on_a_start_adapter_is_loaded_together_with_it(
     lora = {"train": "lora", "rank": 2, "alpha": 2.0}
 
     def moved(backbone: Values, output: Path) -> tuple[LatentTrainee, PairSource]:
-        trainee, source = trainee_of(values_of(kind, output, lora=lora, backbone=backbone))
+        values = values_of(kind, output, lora=lora)
+        trainee, source = trainee_of({**values, "backbone": values["backbone"] | backbone})
         shift = torch.Generator().manual_seed(1)
         with torch.no_grad():
             for parameter in trainee.trained().parameters():
@@ -336,7 +337,8 @@ def test_what_is_trained_is_never_sharded_and_hashes_are_of_whole_weights(
 
 
 def test_a_prompt_that_describes_each_photo_is_refused(values_of: Callable[..., Values], tmp_path: Path) -> None:
-    values = values_of("sd2-epsilon", tmp_path / "run", backbone={"prompt": "auto"})
+    values = values_of("sd2-epsilon", tmp_path / "run")
+    values["backbone"]["prompt"] = "auto"
     with pytest.raises(ConfigError, match="training encodes one prompt for all"):
         LatentTrainee(recipe_of(values), Processes(), dtype=torch.float32)
 
