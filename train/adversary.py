@@ -141,15 +141,16 @@ def _latent_learner(
     trainee = LatentTrainee(recipe, processes, dtype=dtype, role=ADVERSARY)
     store = trainee.fill(dataset, processes)
     folder = cache_failures(dataset, store, trainee.backbone, recipe, config.baselines, processes)
+    # Before weights are sharded, which spares only what takes gradients.
+    trained = trainee.policy.trained(ADVERSARY)
     trainee.release(processes)
     cache_s = time.monotonic() - start
-    reference, trained = trainee.policy.reference_hash(), trainee.policy.trained(ADVERSARY)
     source = LatentFailures(recipe, config, store, folder, trainee.model)
     return _Learner(
         trained=trained,
         step=imitation_steps(recipe, config, source, processes),
         save=trainee.policy.save,
-        reference=reference,
+        reference=trainee.fixed()["reference"],
         cache_s=cache_s,
     )
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sr_core.backbones.drawing import AUTO_PROMPT
 from sr_core.backbones.latent import LatentBackbone, LatentCondition
 from sr_core.errors import ConfigError
 from sr_core.preference_data.dataset import PreferenceDataset
@@ -15,7 +16,7 @@ from sr_core.tensors import Latent, Sigma
 from train.latent_policy import BranchPolicy, LatentPolicy, LoraPolicy, fingerprint
 from train.latent_samples import latent_grid
 from train.latent_store import LatentStore, latent_store
-from train.latent_weights import check_weights, drawing_of_recipe, load_latent
+from train.latent_weights import check_weights, drawing_of_recipe, load_latent, network_of
 from train.losses import OBJECTIVES
 from train.policy import ADVERSARY, POLICY, TrainedTensors
 from train.preference_config import PreferRecipe
@@ -37,15 +38,6 @@ def lora_targets(backbone: LatentBackbone, named: tuple[str, ...]) -> str | tupl
 
         return LORA_TARGETS
     return UNET_TARGETS
-
-
-def network_of(backbone: Any) -> tuple[str, nn.Module]:  # noqa: ANN401
-    """Return the network that a LoRA goes on, with diffusers' name of it: the control branch where there is one."""
-    for name in ("controlnet", "transformer", "unet"):
-        module = getattr(backbone, name, None)
-        if module is not None:
-            return name, module
-    raise ConfigError(f"{backbone.name} has no network that training knows")
 
 
 def networks_of(backbone: Any) -> list[nn.Module]:  # noqa: ANN401
@@ -160,11 +152,16 @@ class LatentTrainee:
 
         Raises WeightsError or ConfigError if something is missing or does not fit.
         """
+        if recipe.backbone.prompt == AUTO_PROMPT:
+            raise ConfigError(
+                f"backbone.prompt {AUTO_PROMPT} describes each photo while drawing; training encodes one prompt for "
+                "all: give its words or leave it empty"
+            )
         check_weights(recipe.backbone)
         self.recipe, self._start = recipe, policy_start
         self.backbone = load_latent(recipe.backbone, dtype=dtype, device=str(processes.device))
         self.backbone.drawing = drawing_of_recipe(recipe.backbone, recipe.draw)
-        self._vae_hash = fingerprint(self.backbone.vae)
+        vae_hash = fingerprint(self.backbone.vae)
         self.policy = make_policy(self.backbone, recipe, dtype)
         if policy_start is not None:
             self.policy.start_from(policy_start)
@@ -172,6 +169,7 @@ class LatentTrainee:
         if config is not None and (role == ADVERSARY or OBJECTIVES[recipe.objective.name].adversarial):
             start = None if role == ADVERSARY else Path(config.output) / ADAPTER
             self.policy.add_adversary(rank=config.rank, alpha=config.alpha, start=start)
+        self._fixed = {"vae": vae_hash, **self._set_hashes()}
         self.model = LatentModel(self.backbone, self.policy, dtype)
         if processes.shards and recipe.sample_every:
             raise ConfigError("sample_every must be 0 under FSDP: one process alone cannot draw with a shared base")
@@ -205,8 +203,11 @@ class LatentTrainee:
         return self.policy.trained()
 
     def fixed(self) -> dict[str, str]:
-        """Return hashes of the weights that a resumed run must find unchanged."""
-        hashes = {"reference": self.policy.reference_hash(), "vae": self._vae_hash}
+        """Return hashes of the weights that a resumed run must find unchanged, taken before any was sharded."""
+        return dict(self._fixed)
+
+    def _set_hashes(self) -> dict[str, str]:
+        hashes = {"reference": self.policy.reference_hash()}
         if OBJECTIVES[self.recipe.objective.name].adversarial:
             hashes["adversary"] = self.policy.set_hash(ADVERSARY)
         if self._start is not None:

@@ -2,15 +2,20 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
 from sr_core.backbones import spec_of
+from sr_core.backbones.adapters import PEFT_FILES, load_lora, merge_loras
 from sr_core.backbones.backbone import LoadOptions
 from sr_core.backbones.drawing import Drawing, resolve
 from sr_core.backbones.latent import LatentBackbone
+from sr_core.backbones.lora_files import read_lora
 from sr_core.backbones.weights import locate
 from sr_core.errors import ConfigError
+from train.policy import POLICY
 from train.preference_config import BackboneConfig, DrawConfig
 
 
@@ -50,23 +55,39 @@ def start_adapter(config: BackboneConfig) -> Path | None:
     return None if config.adapter is None or has_lora else Path(config.adapter)
 
 
+def network_of(backbone: Any) -> tuple[str, nn.Module]:  # noqa: ANN401
+    """Return the network that a LoRA goes on, with diffusers' name of it: the control branch where there is one."""
+    for name in ("controlnet", "transformer", "unet"):
+        module = getattr(backbone, name, None)
+        if module is not None:
+            return name, module
+    raise ConfigError(f"{backbone.name} has no network that training knows")
+
+
 def load_latent(
     config: BackboneConfig, *, dtype: torch.dtype, device: str, adapter: Path | None = None
 ) -> LatentBackbone:
     """Return the recipe's backbone, with a trained adapter beside or in place of its own; imports diffusers.
 
-    Raises WeightsError if a part is missing or does not fit.
+    A trained LoRA goes on top of the start adapter, as it was trained; a trained branch holds that already.
+    Raises WeightsError if a part is missing or does not fit, and ConfigError if a LoRA meets quantized weights.
     """
-    spec = spec_of(config.name)
+    spec, start = spec_of(config.name), start_adapter(config)
+    on_start = start is not None and adapter is not None and (adapter / PEFT_FILES[0]).is_file()
     options = LoadOptions(quantize=config.quantize)
     found = spec.load(
         dtype=dtype,
         device=device,
-        adapter=adapter or start_adapter(config),
+        adapter=start if on_start else adapter or start,
         parts=located_parts(config),
         options=options,
     )
     assert isinstance(found, LatentBackbone)
+    if on_start:
+        assert adapter is not None
+        component, network = network_of(found)
+        load_lora(network, POLICY, read_lora(adapter, component=component))
+        merge_loras(network, [POLICY])
     return found
 
 

@@ -14,7 +14,7 @@ from sr_core.errors import ConfigError, WeightsError
 from sr_core.images import read_size
 from sr_core.preference_data.dataset import open_dataset
 from tests.train.latent_case import GROUPS, SIDE, latent_values, save_backbone, write_dataset
-from train.adversary import train_adversary
+from train.adversary import _learner, train_adversary
 from train.checkpoints import latest_checkpoint
 from train.config import parse_recipe
 from train.engine import accumulate
@@ -144,6 +144,38 @@ def test_what_is_written_predicts_as_the_policy_did(
     torch.testing.assert_close(loaded.predict(x, level, batch.condition), expected, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["sd2-epsilon", "c-flux"])
+def test_a_policy_on_a_start_adapter_is_loaded_together_with_it(
+    kind: str, values_of: Callable[..., Values], tmp_path: Path
+) -> None:
+    lora = {"train": "lora", "rank": 2, "alpha": 2.0}
+
+    def moved(backbone: Values, output: Path) -> tuple[LatentTrainee, PairSource]:
+        values = values_of(kind, output, lora=lora)
+        trainee, source = trainee_of({**values, "backbone": values["backbone"] | backbone})
+        shift = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for parameter in trainee.trained().parameters():
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=shift))
+        trainee.write(dict(trainee.trained().state_dict()), output)
+        return trainee, source
+
+    first, _ = moved({}, tmp_path / "first")
+    start = first.result(tmp_path / "first")
+    trainee, source = moved({"adapter": str(start)}, tmp_path / "second")
+    batch, level = source(0, slice(None)), torch.tensor([0.4, 0.8])
+    expected = trainee.model.predict(batch.winner, level, batch.condition)
+    written = trainee.result(tmp_path / "second")
+    loaded, alone = (
+        load_latent(config, dtype=torch.float32, device="cpu", adapter=written).predict(
+            batch.winner, level, batch.condition
+        )
+        for config in (trainee.recipe.backbone, first.recipe.backbone)
+    )
+    torch.testing.assert_close(loaded, expected, atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(alone, expected, atol=1e-4)
+
+
 @pytest.mark.parametrize("kind", ["sd2-epsilon", "flux-lora"])
 def test_winner_and_loser_share_noise_level_and_crop(
     kind: str, values_of: Callable[..., Values], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -261,10 +293,54 @@ def test_an_adversary_of_a_latent_backbone_trains_and_as_dpo_uses_it(
         assert losses_of(result.parent)[-1]["kl_proxy"] > 0
 
 
-def test_samples_are_drawn_from_reference_and_policy(values_of: Callable[..., Values], tmp_path: Path) -> None:
-    result = train_prefer(recipe_of(values_of("sd2-epsilon", tmp_path / "run", sample_every=3)))
+@pytest.mark.parametrize(
+    ("kind", "dtype"), [("sd2-epsilon", "float32"), ("sd2-epsilon", "bfloat16"), ("flux-lora", "bfloat16")]
+)
+def test_samples_are_drawn_from_reference_and_policy(
+    kind: str, dtype: str, values_of: Callable[..., Values], tmp_path: Path
+) -> None:
+    cache = str(tmp_path / "cache")
+    result = train_prefer(recipe_of(values_of(kind, tmp_path / "run", sample_every=3, dtype=dtype, cache=cache)))
     (grid,) = (result.parent / "samples").glob("grid_*.png")
     assert read_size(grid) == (5 * 4 * SIDE, GROUPS * 4 * SIDE)
+
+
+@pytest.mark.parametrize("kind", ["sd2-epsilon", "flux-lora"])
+def test_what_is_trained_is_never_sharded_and_hashes_are_of_whole_weights(
+    kind: str, values_of: Callable[..., Values], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sharded: set[int] = set()
+
+    def shard(_: Processes, module: torch.nn.Module) -> None:
+        """Stand for FSDP: what is frozen is no longer whole afterwards."""
+        for parameter in module.parameters():
+            if not parameter.requires_grad:
+                sharded.add(id(parameter))
+                parameter.data.zero_()
+
+    adversary = {
+        "output": str(tmp_path / "adversary"), "rank": 2, "alpha": 2.0, "baselines": ["prior"],
+        "optim": {"learning_rate": 1e-2, "batch_size": 1, "max_steps": 1, "decay_steps": 0},
+    }  # fmt: skip
+    recipe = recipe_of(values_of(kind, tmp_path / "run", adversary=adversary, objective={"name": "as_dpo"}))
+    train_adversary(recipe)
+    data = open_dataset(Path(recipe.dataset))
+    trainee = LatentTrainee(recipe, Processes(), dtype=torch.float32)
+    before = trainee.fixed()
+    monkeypatch.setattr(Processes, "shard", shard)
+    trainee.prepare(data, Processes())
+    assert trainee.fixed() == before
+    assert {"reference", "adversary"} <= before.keys()
+    learner = _learner(recipe, Processes(), data, torch.float32)
+    assert sharded.isdisjoint(id(parameter) for parameter in learner.trained.parameters())
+    assert learner.reference == before["reference"]
+
+
+def test_a_prompt_that_describes_each_photo_is_refused(values_of: Callable[..., Values], tmp_path: Path) -> None:
+    values = values_of("sd2-epsilon", tmp_path / "run")
+    values["backbone"]["prompt"] = "auto"
+    with pytest.raises(ConfigError, match="training encodes one prompt for all"):
+        LatentTrainee(recipe_of(values), Processes(), dtype=torch.float32)
 
 
 def test_missing_weights_are_told_before_anything_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
