@@ -6,7 +6,7 @@ Hero-SR (arXiv 2412.07152) names the two alignments and publishes no formula; th
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
 
 import torch
 from jaxtyping import Float
@@ -22,8 +22,9 @@ from train.one_step_config import OwmsConfig
 
 Features = Float[Tensor, "b d"]
 Encoder = Callable[[Image], Features]
-ClipModel = Tokenizer = Any
+ClipModel: TypeAlias = Any
 """Of transformers, which is imported only where a recipe asks for it."""
+Tokenizer: TypeAlias = Any
 Loaded = TypeVar("Loaded")
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
