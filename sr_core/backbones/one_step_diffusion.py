@@ -190,11 +190,11 @@ def load_hero_sr(base: Path, released: Path, *, device: str = "cpu") -> HeroSR:
     content = load_released(released)
     offline: dict[str, Any] = {"local_files_only": True, "use_safetensors": True}
     try:
-        unet = UNet2DConditionModel.from_pretrained(base, subfolder="unet", **offline)
-        vae = AutoencoderKL.from_pretrained(base, subfolder="vae", **offline)
+        unet = cast(Any, UNet2DConditionModel).from_pretrained(base, subfolder="unet", **offline)
+        vae = cast(Any, AutoencoderKL).from_pretrained(base, subfolder="vae", **offline)
         text = CLIPTextModel.from_pretrained(base, subfolder="text_encoder", **offline)
         tokenizer = AutoTokenizer.from_pretrained(base, subfolder="tokenizer", local_files_only=True)
-        schedule = DDPMScheduler.from_pretrained(base, subfolder="scheduler", local_files_only=True)
+        schedule = cast(Any, DDPMScheduler).from_pretrained(base, subfolder="scheduler", local_files_only=True)
     except (OSError, ValueError) as error:
         raise WeightsError(f"{base} is not complete: {str(error).strip().splitlines()[0][:200]}") from error
     _add_lora(unet, content, "unet", "default")
