@@ -110,7 +110,7 @@ def upscale(
     adapter: Annotated[
         str,
         typer.Option(
-            help="Trained variant of the model: sft, hpo (DP2O), sobolev_dpo, as_dpo, one_step, if installed."
+            help="Trained variant: sft, or hpo (DP2O), sobolev_dpo, as_dpo, iqa_amo, iqa_ft, one_step, if installed."
         ),
     ] = "sft",
     compare_with: Annotated[

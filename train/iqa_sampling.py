@@ -143,6 +143,11 @@ class TargetSource:
         labelled = self._positives(dataset)
         if recipe.targets.strategy in ("upos", "smp"):
             self.targets = [own for own in self.targets if own.group in labelled]
+            if not self.targets:
+                raise ConfigError(
+                    f"{recipe.targets.labels} make no target positive; {recipe.targets.strategy} needs labels that "
+                    "prefer one target over another"
+                )
         self.probabilities = [self._probabilities(own, labelled.get(own.group, frozenset())) for own in self.targets]
 
     def _positives(self, dataset: PreferenceDataset) -> Mapping[str, frozenset[int]]:

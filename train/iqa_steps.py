@@ -60,7 +60,7 @@ def guided_loss(image: Image, target: Image, config: QualityConfig, terms: Terms
         loss = loss + config.perceptual * metrics["lpips"]
     if terms.quality is not None:
         values = terms.quality(image)
-        # A patch without structure has no scene statistics; the others still have a slope.
+        # A patch without structure has no scene statistics and, by the metric's doing, no slope; the others have.
         known = values.isfinite()
         metrics["quality"] = torch.where(known, values, torch.zeros_like(values)).sum() / known.sum().clamp(min=1)
         loss = loss - config.quality * metrics["quality"]

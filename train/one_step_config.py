@@ -125,3 +125,6 @@ class OneStepRecipe:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.velocity_size <= 0 or self.velocity_weight < 0:
             raise ValueError("velocity_size must be positive and velocity_weight at least 0")
+        guided = self.selector.guide or self.selector.first_steps or self.selector.last_steps
+        if guided and not (self.losses.l2 or self.losses.lpips):
+            raise ValueError("the selector's guidance looks at l2 and lpips alone; give one of them a weight")

@@ -99,17 +99,30 @@ def smooth_scale_features(mscn: Float64[Tensor, "h w"], width: float) -> Float64
 
 
 def smooth_brisque(images: Image, model: BrisqueModel, *, width: float = LOSS_WIDTH) -> PerSample:
-    """Return BRISQUE of each image, float64; lower is better. NaN for an image without structure."""
+    """Return BRISQUE of each image, float64; lower is better. NaN without a slope for an image without structure."""
     features = []
     for image in images:
         luma = smooth_luma(image)
         half = interpolate(luma[None, None], scale_factor=0.5, mode="bicubic", align_corners=False)[0, 0]
-        features.append(torch.cat([smooth_scale_features(smooth_contrast(plane), width) for plane in (luma, half)]))
+        row = torch.cat([smooth_scale_features(smooth_contrast(plane), width) for plane in (luma, half)])
+        # Nothing that is chosen later stops a NaN: 0 x NaN is NaN on the way back.
+        features.append(row if bool(row.isfinite().all()) else row.detach())
     return regress(torch.stack(features), model)
+
+
+def _block_statistics(x: Float64[Tensor, "n h w"], width: float) -> Float64[Tensor, "n 18"]:
+    own = smooth_fit(x, width)
+    features = [own.alpha, (own.beta_left() + own.beta_right()) / 2]
+    for shift in _OWN_SHIFTS:
+        fit = smooth_fit(x * x.roll(shift, dims=(1, 2)), width)
+        features += [fit.alpha, fit.mean(), fit.beta_left(), fit.beta_right()]
+    return torch.stack(features, dim=1)
 
 
 def smooth_block_features(luma: Float64[Tensor, "h w"], width: float) -> Float64[Tensor, "n 36"]:
     """Return NIQE's features of each 96 x 96 block of luma in [0, 255]; right and lower rests are cut off.
+
+    Those of a block without structure are not finite and have no slope.
 
     Source: NIQE, doi 10.1109/LSP.2012.2227726, section II-C.
     """
@@ -119,12 +132,12 @@ def smooth_block_features(luma: Float64[Tensor, "h w"], width: float) -> Float64
     scales = []
     for plane in (whole, half):
         x = split_blocks(smooth_contrast(plane), rows, columns)
-        own = smooth_fit(x, width)
-        features = [own.alpha, (own.beta_left() + own.beta_right()) / 2]
-        for shift in _OWN_SHIFTS:
-            fit = smooth_fit(x * x.roll(shift, dims=(1, 2)), width)
-            features += [fit.alpha, fit.mean(), fit.beta_left(), fit.beta_right()]
-        scales.append(torch.stack(features, dim=1))
+        features = _block_statistics(x, width)
+        flat = ~features.isfinite().all(dim=1)
+        if bool(flat.any()):
+            # Once more with the flat blocks held fixed, or their NaN would reach what the others share with them.
+            features = _block_statistics(torch.where(flat[:, None, None], x.detach(), x), width)
+        scales.append(features)
     return torch.cat(scales, dim=1)
 
 

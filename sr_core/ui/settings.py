@@ -127,7 +127,9 @@ def describe_adapters(backbone: str) -> str:
     instant = "One step restores at once, from a level that it chooses." if ONE_STEP in dict(choices).values() else ""
     if labels:
         together = " and ".join(filter(None, [", ".join(labels[:-1]), labels[-1]]))
-        return f"SFT is the model before preference training, {together} after it. {instant}".rstrip()
+        guided = any(name.startswith("iqa") for _, name in choices)
+        training = "preference or IQA-guided training" if guided else "preference training"
+        return f"SFT is the model before {training}, {together} after it. {instant}".rstrip()
     if instant:
         return f"SFT is the model in several steps. {instant}"
     folder = "/".join(adapter_folder(backbone).parts[-3:])

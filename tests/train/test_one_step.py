@@ -185,6 +185,7 @@ def test_a_resumed_run_equals_the_unbroken_one(values: Values, tmp_path: Path) -
         ({"velocity_size": 0.0}, "velocity_size"),
         ({"losses": {"l2": 1.0, "clip": 1.0}}, "losses.clip"),
         ({"log_every": 0}, "log_every"),
+        ({"losses": {"l2": 0.0, "image": 1.0}, "selector": {"guide": 0.1}}, "looks at l2 and lpips alone"),
     ],
 )
 def test_faults_of_a_recipe_are_named(values: Values, changes: Values, words: str) -> None:

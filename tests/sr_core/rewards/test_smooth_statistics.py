@@ -126,7 +126,18 @@ def test_blur_and_noise_raise_both_losses(model: BrisqueModel, pristine: NiqeMod
 def test_a_flat_image_has_no_score_and_its_neighbour_keeps_its_own(model: BrisqueModel, photo: Image) -> None:
     both = torch.cat((torch.full_like(photo, 0.5), photo))
     scores = smooth_brisque(both, model)
+    assert scores.isnan().tolist() == [True, False]
     torch.testing.assert_close(scores[1:], smooth_brisque(photo, model))
+
+
+def test_flat_blocks_have_no_slope_and_leave_the_others_theirs(pristine: NiqeModel) -> None:
+    image = torch.rand(1, 3, 192, 384, generator=torch.Generator().manual_seed(0))
+    image[..., 96:] = 0.5
+    image.requires_grad_(True)
+    (slope,) = torch.autograd.grad(smooth_niqe(image, pristine).sum(), image)
+    assert slope.isfinite().all()
+    assert slope[..., :96].any()
+    assert not slope[..., 300:].any()
 
 
 def test_scores_taken_in_inference_mode_before_leave_the_gradient_alone(model: BrisqueModel, photo: Image) -> None:
