@@ -1,7 +1,6 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,7 +8,7 @@ import torch
 
 from sr_core.errors import ConfigError
 from train import random_models
-from train.bench_gpu import Row, _measured, bench_gpu, draw_images, planned_rows, table
+from train.bench_gpu import Row, _Device, _measured, bench_gpu, draw_images, planned_rows, table
 from train.flops import utilisation
 from train.random_models import random_backbone
 
@@ -63,11 +62,19 @@ def test_as_many_candidates_go_in_a_pass_as_the_loaders_take() -> None:
     assert [random_models.num_parallel(torch.device(name)) for name in ("cuda", "cpu")] == [4, 1]
 
 
+class Absent(_Device):
+    """A GPU that nobody has to own."""
+
+    def __init__(self) -> None:
+        self.is_cuda = True
+
+    def peak_gb(self) -> float | None:
+        return None
+
+
 def test_utilisation_is_of_the_model_in_drawing_and_of_the_hardware_in_training() -> None:
-    device = SimpleNamespace(is_cuda=True, peak_gb=lambda: None)
     draw, step = (
-        _measured(Row(backbone="c-sd2", side=512, what=what), device, [1.0], 10**14)  # type: ignore[arg-type]
-        for what in ("draw N=1", "hpo")
+        _measured(Row(backbone="c-sd2", side=512, what=what), Absent(), [1.0], 10**14) for what in ("draw N=1", "hpo")
     )
     assert draw.mfu == step.hfu == utilisation(10**14, 1.0)
     assert draw.hfu is step.mfu is None
