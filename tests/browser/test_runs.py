@@ -130,7 +130,7 @@ def test_a_run_leaves_as_a_zip_comes_back_is_found_again_and_is_deleted(
     expect(page.locator("#sr-runs-list .sr-run:visible")).to_have_count(1)
     page.locator("#sr-runs-search").fill("")
 
-    page.wait_for_function(f"JSON.parse(localStorage.getItem('{RUNS_KEY}'))?.length === 2")
+    page.wait_for_function(f"JSON.parse(localStorage.getItem('{RUNS_KEY}'))?.length === 2", polling=200)
     again = page.context.new_page()
     again.set_default_timeout(PATIENCE_MS)
     again.goto(served)
@@ -197,7 +197,7 @@ def test_tabs_that_write_the_list_at_the_same_moment_lose_no_run(browser: Browse
     assert remembered(page) == []
     written = "kept-by-the-first-tab"
     page.evaluate(f"() => {{ localStorage.setItem('{RUNS_KEY}', '[[\"{written}\", \"\"]]'); window.release(); }}")
-    page.wait_for_function(f"{REMEMBERED}.length === 2")
+    page.wait_for_function(f"{REMEMBERED}.length === 2", polling=200)
     assert set(remembered(page)) == {run.values["id"], written}
     page.context.close()
 
@@ -207,20 +207,20 @@ def test_a_run_taken_off_in_one_tab_stays_off_while_another_has_it_open(
 ) -> None:
     link, run_id = f"{served}?run={run.values['id']}", run.values["id"]
     first = open_page(browser, link)
-    first.wait_for_function(f"{REMEMBERED}.length === 1")
+    first.wait_for_function(f"{REMEMBERED}.length === 1", polling=200)
     second = first.context.new_page()
     second.goto(served)
     second.locator("#sr-tab-runs-button").click()
     second.locator(f"#sr-runs-list button[data-action=forget][data-run={run_id}]").click()
     expect(second.locator("#sr-runs-list .sr-run")).to_have_count(0)
-    second.wait_for_function(f"{REMEMBERED}.length === 0")
+    second.wait_for_function(f"{REMEMBERED}.length === 0", polling=200)
     first.locator("#sr-tab-runs-button").click()
     first.locator("#sr-runs-list .sr-runs-count").wait_for()
     settle(first)
     assert remembered(first) == []
     again = first.context.new_page()
     again.goto(link)
-    again.wait_for_function(f"{REMEMBERED}.length === 1")
+    again.wait_for_function(f"{REMEMBERED}.length === 1", polling=200)
     first.context.close()
 
 
