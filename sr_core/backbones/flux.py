@@ -1,5 +1,6 @@
 """FLUX.1-dev for restoration: C-FLUX's control branch, and ASASR's form with the photo as a second image stream."""
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -80,9 +81,9 @@ class FluxBackbone(LatentBackbone):
         )  # fmt: skip
         self.pipeline, self.transformer = pipeline, pipeline.transformer
 
+    @abstractmethod
     def network(self, inputs: dict[str, Tensor | None], photo: Tokens) -> Tokens:
         """Return the velocity of `hidden_states` beside the photo's tokens; inputs have diffusers' names."""
-        raise NotImplementedError
 
     def _predicted(self, x: Latent, time: PerSample, condition: LatentCondition, guidance: float) -> Latent:
         count, (height, width) = len(x), x.shape[-2:]

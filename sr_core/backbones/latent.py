@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -56,7 +57,7 @@ def matched(value: Tensor, count: int) -> Tensor:
     return value.repeat(count // len(value), *(1 for _ in value.shape[1:]))
 
 
-class LatentBackbone(LatentSpace):
+class LatentBackbone(LatentSpace, ABC):
     """A latent network behind the backbone protocol; subclasses say how it is called (`forward`, `encode_text`).
 
     The photo is a whole: one latent, split into windows in every call and blended. `drawing` holds the settings.
@@ -81,17 +82,17 @@ class LatentBackbone(LatentSpace):
 
     # --- What a subclass says of its network ---
 
+    @abstractmethod
     def forward(self, x: Latent, time: PerSample, condition: LatentCondition) -> Latent:
         """Return the network's prediction for states of one window, by the condition's `text`; differentiable.
 
         `x` may hold k states for each of the condition's samples (see `matched`); `time` is the scheduler's, one per
         state.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def encode_text(self, prompt: str) -> Text:
         """Return what the text encoders say; without gradients."""
-        raise NotImplementedError
 
     def guided(self, x: Latent, time: PerSample, condition: LatentCondition) -> Latent:
         """Return the prediction with classifier-free guidance against the negative prompt (arXiv 2207.12598, Eq. 6).
