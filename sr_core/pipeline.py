@@ -311,6 +311,6 @@ def upscale(
             twins.clear()
     run = replace(run, values={**run.values, "status": "stopped" if stopped else "done"})
     run.save()
-    ranked = "ranked" if any(record.rank is not None for record in run.candidates) else "done, not ranked"
+    ranked = "ranked" if any(record.rank is not None for record in run.candidates) else "not ranked, done"
     ending = f"stopped with {len(run.candidates)} of {job.num_candidates}" if stopped else ranked
     yield Progress(run=run, stage="stopped" if stopped else "done", message=ending)

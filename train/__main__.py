@@ -270,9 +270,12 @@ def iqa_study(
     lower: Annotated[list[str] | None, typer.Option(help="Metric of a table of which lower is better.")] = None,
 ) -> None:
     """Print how metrics agree with people, who is right where another errs, and the best pair and triple."""
-    from train.iqa_study import read_verdicts, study, study_text
+    from train.iqa_study import num_foreign_votes, read_verdicts, study, study_text
 
     typer.echo(study_text(study(read_verdicts(sources, tuple(runs or ()), tuple(lower or ())))))
+    foreign = num_foreign_votes(sources, tuple(runs or ()))
+    if foreign:
+        typer.echo(f"{foreign} votes are on runs that --runs does not name (not counted).", err=True)
 
 
 @app.command("iqa-attack")

@@ -113,6 +113,13 @@ class ValidationConfig:
     """Use only this many photographs; 0 means all."""
 
 
+def check_pace(recipe: object) -> None:
+    """Raise ValueError unless a recipe logs and saves every so many steps and keeps a checkpoint."""
+    for name in ("log_every", "checkpoint_every", "keep_checkpoints"):
+        if getattr(recipe, name) < 1:
+            raise ValueError(f"{name} must be at least 1, got {getattr(recipe, name)}")
+
+
 @section
 class SftRecipe:
     """Supervised training of the flow head."""
@@ -132,9 +139,7 @@ class SftRecipe:
     """`float32`, `bfloat16`, or `auto`: bfloat16 where the processor has it."""
 
     def __post_init__(self) -> None:
-        for name in ("log_every", "checkpoint_every", "keep_checkpoints"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_pace(self)
 
 
 def _merge_override(values: dict[str, Any], override: str) -> None:

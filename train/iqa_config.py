@@ -3,7 +3,7 @@
 from typing import Literal
 
 from sr_core.degradation_presets import PRESETS
-from train.config import OptimConfig, section
+from train.config import OptimConfig, check_pace, section
 from train.preference_config import BackboneConfig, DrawConfig, HeldOutConfig, LoraConfig
 
 
@@ -126,9 +126,7 @@ class IqaRecipe:
     dtype: str = "auto"
 
     def __post_init__(self) -> None:
-        for name in ("log_every", "checkpoint_every", "keep_checkpoints"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_pace(self)
         if self.window_px < 4 or self.window_px % 4:
             raise ValueError(f"window_px must be a multiple of 4, got {self.window_px}")
         if self.part == "prior" and (self.quality.flow or self.backbone.adapter is not None):

@@ -8,7 +8,7 @@ from typing import Any
 from sr_core.assets import ASSETS
 from sr_core.backbones.adapters import PEFT_FILES
 from sr_core.errors import ConfigError
-from sr_core.files import replace_text, replacing
+from sr_core.files import replace_text
 from train.ablations import table
 from train.checkpoints import finished
 from train.compact_trainee import head_file
@@ -16,6 +16,7 @@ from train.iqa_config import IqaRecipe
 from train.iqa_guided import iqa_adapter
 from train.judge import judge_adapters
 from train.judge_tables import SFT, compare, judgement_text
+from train.publish import install_adapter
 
 IQA_TITLES = {"iqa_amo": "IQA-AMO", "iqa_ft": "IQA-FT"}
 """What people call the adapters that ship."""
@@ -101,7 +102,8 @@ def iqa_rows(runs: list[Path]) -> str:
 def publish_iqa(run: Path, name: str, folder: Path | None = None) -> Path:
     """Copy the adapter of a run to `folder` (assets/compact/adapters/NAME) with its card; returns the folder.
 
-    Raises ConfigError if the run is not trained or not judged, or the name is not one that ships.
+    Raises ConfigError if the run is not trained or not judged, its targets or its score are not those that the card
+    speaks of, or the name is not one that ships.
     """
     if name not in IQA_TITLES:
         raise ConfigError(f"the adapter's name must be one of {', '.join(IQA_TITLES)}, got {name!r}")
@@ -119,6 +121,9 @@ def publish_iqa(run: Path, name: str, folder: Path | None = None) -> Path:
     state = json.loads((states[-1] / "state.json").read_text(encoding="utf-8"))
     made = json.loads((Path(recipe["dataset"]) / "recipe.json").read_text(encoding="utf-8"))
     optimised = recipe["quality"]["quality"] > 0
+    spoken = recipe["targets"]["strategy"], recipe["targets"]["metric"], recipe["quality"]["metric"]
+    if spoken[:2] != ("amo", "brisque") or (optimised and spoken[2] != "brisque"):
+        raise ConfigError(f"the card speaks of strategy amo and of brisque alone, this run has {', '.join(spoken)}")
     card = CARD.format(
         title=IQA_TITLES[name],
         name=name,
@@ -138,10 +143,4 @@ def publish_iqa(run: Path, name: str, folder: Path | None = None) -> Path:
         role=_IN_THE_LOSS if optimised else "chose the targets",
         judged=judgement_text(judged),
     )
-    target = folder or ASSETS / "compact" / "adapters" / name
-    target.mkdir(parents=True, exist_ok=True)
-    for file in reversed(PEFT_FILES):
-        with replacing(target / file) as copy:
-            copy.write((run / "adapter" / file).read_bytes())
-    replace_text(target / "README.md", card)
-    return target
+    return install_adapter(run / "adapter", card, folder or ASSETS / "compact" / "adapters" / name)

@@ -118,11 +118,13 @@ def group_targets(dataset: PreferenceDataset) -> list[Targets]:
 
 
 def target_names(dataset: PreferenceDataset, targets: Sequence[Targets]) -> dict[str, dict[str, int]]:
-    """Return by group where each target lies, by candidate id, by the name of its maker, and -1 for the original."""
+    """Return by group where each target lies, by candidate id, by a maker of one alone, and -1 for the original."""
     found = {}
     for index, own in enumerate(targets):
         ids = dataset.rows(index, ["candidate_id"])["candidate_id"].to_pylist()
-        known = {name: k for k, name in enumerate(own.names)} | {str(c): k for k, c in enumerate(ids)}
+        # A maker of several targets names none of them.
+        makers = {name: k for k, name in enumerate(own.names) if own.names.count(name) == 1}
+        known = makers | {str(c): k for k, c in enumerate(ids)}
         found[own.group] = known | ({} if own.original is None else {str(TRUTH): own.original})
     return found
 

@@ -44,6 +44,8 @@ class Study(NamedTuple):
     num_ties: int
     num_left_out: int
     """Decided pairs that lack a metric."""
+    too_rare: dict[str, int]
+    """Metrics that score at most half of the decided pairs, with how many: they are left out."""
     metrics: tuple[Accuracy, ...]
     """Surest first."""
     complementarity: dict[str, dict[str, Proportion]]
@@ -90,6 +92,12 @@ def vote_verdicts(path: Path, runs: Sequence[str]) -> list[Verdict]:
         own = [vote for vote in still_there(run, votes) if vote.ballot.run == run_key(run)]
         found += verdicts(run, judged_pairs(own))
     return found
+
+
+def num_foreign_votes(paths: Sequence[Path], runs: Sequence[str]) -> int:
+    """Return how many votes of some files are on runs that are not named; they are not counted."""
+    own = {run_key(run) for run in find_runs(tuple(runs), least=2)} if runs else set()
+    return sum(vote.ballot.run not in own for path in paths if is_votes(path) for vote in read_votes(path))
 
 
 def read_verdicts(paths: Sequence[Path], runs: Sequence[str], lower: Iterable[str]) -> list[Verdict]:
@@ -140,7 +148,8 @@ def study(found: Sequence[Verdict]) -> Study:
     for verdict in decided:
         for name in verdict.leads:
             counts[name] = counts.get(name, 0) + 1
-    names = [name for name, count in counts.items() if name != HYBRID and 2 * count > len(decided)]
+    counts.pop(HYBRID, None)
+    names = [name for name, count in counts.items() if 2 * count > len(decided)]
     complete = [v for v in decided if all(name in v.leads for name in names)]
     if not names or not complete:
         raise InputError("there must be a pair that people decided and metrics scored; name runs with scores")
@@ -158,6 +167,7 @@ def study(found: Sequence[Verdict]) -> Study:
         num_pairs=len(complete),
         num_ties=len(found) - len(decided),
         num_left_out=len(decided) - len(complete),
+        too_rare={name: count for name, count in counts.items() if name not in names},
         metrics=tuple(sorted(metrics, key=lambda m: -(m.right.low or 0.0))),
         complementarity=matrix,
         pair=_combination(towards, groups, names, 2),
@@ -175,7 +185,8 @@ def study_text(result: Study) -> str:
     """Return a study as Markdown."""
     lines = [
         f"{result.num_pairs} decided pairs, {result.num_ties} ties (not counted), {result.num_left_out} without every "
-        "metric (not counted); intervals are Wilson's, 95 %.",
+        "metric (not counted); intervals are Wilson's, 95 %, and too narrow where one photograph gives several pairs.",
+        *(f"Left out, scored on {count} pairs alone: {name}." for name, count in result.too_rare.items()),
         "",
         "| metric | accuracy |",
         "|---|---|",

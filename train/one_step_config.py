@@ -1,7 +1,7 @@
 """Recipes of one-step training: data, losses, and how the level is chosen."""
 
 from sr_core.degradation_presets import GRADED, PRESETS
-from train.config import OptimConfig, section
+from train.config import OptimConfig, check_pace, section
 
 PROMPTS = (
     ("a sharp photo", "a blurry photo"),
@@ -120,9 +120,7 @@ class OneStepRecipe:
     dtype: str = "auto"
 
     def __post_init__(self) -> None:
-        for name in ("log_every", "checkpoint_every", "keep_checkpoints"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_pace(self)
         if self.velocity_size <= 0 or self.velocity_weight < 0:
             raise ValueError("velocity_size must be positive and velocity_weight at least 0")
         guided = self.selector.guide or self.selector.first_steps or self.selector.last_steps

@@ -3,7 +3,7 @@
 from typing import Literal
 
 from sr_core.degradation_presets import PRESETS
-from train.config import OptimConfig, section
+from train.config import OptimConfig, check_pace, section
 
 OBJECTIVE_NAMES = ("dpo", "hpo", "sobolev_dpo", "as_dpo", "ipo", "hinge", "kto", "simpo", "mapo", "dspo")
 
@@ -276,9 +276,7 @@ class PreferRecipe:
     """Compute activations anew in the backward pass instead of keeping them (diffusers backbones)."""
 
     def __post_init__(self) -> None:
-        for name in ("log_every", "checkpoint_every", "keep_checkpoints"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_pace(self)
         if self.backbone.name == "compact":
             if self.lora.train == "full" and (self.objective.name == "as_dpo" or self.backbone.adapter is not None):
                 raise ValueError(

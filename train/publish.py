@@ -65,6 +65,17 @@ def _json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def install_adapter(adapter: Path, card: str, target: Path) -> Path:
+    """Copy a PEFT folder to `target` with its model card, each file whole or not at all, and return `target`."""
+    target.mkdir(parents=True, exist_ok=True)
+    # Last what makes the folder an adapter: a killed copy is not offered.
+    for file in reversed(PEFT_FILES):
+        with replacing(target / file) as copy:
+            copy.write((adapter / file).read_bytes())
+    replace_text(target / "README.md", card)
+    return target
+
+
 def publish(run: Path, name: str, folder: Path | None = None) -> Path:
     """Copy the adapter of a run to `folder` (assets/compact/adapters/NAME) with its card; returns the folder.
 
@@ -100,10 +111,4 @@ def publish(run: Path, name: str, folder: Path | None = None) -> Path:
         dtype=summary["dtype"].removeprefix("torch."),
         judged=judgement_text(judged),
     )
-    target = folder or ASSETS / "compact" / "adapters" / name
-    target.mkdir(parents=True, exist_ok=True)
-    for file in reversed(PEFT_FILES):
-        with replacing(target / file) as copy:
-            copy.write((run / "adapter" / file).read_bytes())
-    replace_text(target / "README.md", card)
-    return target
+    return install_adapter(run / "adapter", card, folder or ASSETS / "compact" / "adapters" / name)

@@ -1,6 +1,6 @@
 """The table of backbones: loader, own settings, and the parts that each is made of."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -31,26 +31,25 @@ def _load_compact(
     return load_compact(dtype=dtype, device=device, adapter=adapter)
 
 
-def _stable_diffusion(name: str) -> BackboneLoader:
+def _stable_diffusion() -> Callable[..., Backbone]:
+    from sr_core.backbones.stable_diffusion import load_stable_diffusion
+
+    return load_stable_diffusion
+
+
+def _flux() -> Callable[..., Backbone]:
+    from sr_core.backbones.flux import load_flux
+
+    return load_flux
+
+
+def _large(name: str, importer: Callable[[], Callable[..., Backbone]]) -> BackboneLoader:
+    """Return the loader of a backbone whose libraries are imported only when it is loaded."""
+
     def load(
         *, dtype: torch.dtype, device: str, adapter: Path | None, parts: Mapping[str, Path], options: LoadOptions
     ) -> Backbone:
-        from sr_core.backbones.stable_diffusion import load_stable_diffusion
-
-        return load_stable_diffusion(
-            name, BACKBONES[name].defaults, dtype=dtype, device=device, adapter=adapter, parts=parts, options=options
-        )
-
-    return load
-
-
-def _flux(name: str) -> BackboneLoader:
-    def load(
-        *, dtype: torch.dtype, device: str, adapter: Path | None, parts: Mapping[str, Path], options: LoadOptions
-    ) -> Backbone:
-        from sr_core.backbones.flux import load_flux
-
-        return load_flux(
+        return importer()(
             name, BACKBONES[name].defaults, dtype=dtype, device=device, adapter=adapter, parts=parts, options=options
         )
 
@@ -112,7 +111,7 @@ BACKBONES: dict[str, BackboneSpec] = {
     ),
     "c-sd2": BackboneSpec(
         label="C-SD2: Stable Diffusion 2 with a ControlNet (DP2O-SR)",
-        load=_stable_diffusion("c-sd2"), defaults=_sd_drawing(), samplers=ALL_SAMPLERS,
+        load=_large("c-sd2", _stable_diffusion), defaults=_sd_drawing(), samplers=ALL_SAMPLERS,
         parts=(
             _sd_base(
                 "Stable Diffusion 2 base", "stabilityai/stable-diffusion-2-base", 5_200_000_000,
@@ -124,7 +123,7 @@ BACKBONES: dict[str, BackboneSpec] = {
     ),
     "sd15": BackboneSpec(
         label="SD1.5: with a ControlNet or a LoRA",
-        load=_stable_diffusion("sd15"), defaults=_sd_drawing(start="lq", strength=0.5), samplers=ALL_SAMPLERS,
+        load=_large("sd15", _stable_diffusion), defaults=_sd_drawing(start="lq", strength=0.5), samplers=ALL_SAMPLERS,
         parts=(
             _sd_base(
                 "Stable Diffusion 1.5", "stable-diffusion-v1-5/stable-diffusion-v1-5", 4_300_000_000,
@@ -140,7 +139,8 @@ BACKBONES: dict[str, BackboneSpec] = {
     ),
     "sdxl": BackboneSpec(
         label="SDXL: with a ControlNet or a LoRA",
-        load=_stable_diffusion("sdxl"), defaults=_sd_drawing(tile=256, start="lq", strength=0.5), samplers=ALL_SAMPLERS,
+        load=_large("sdxl", _stable_diffusion),
+        defaults=_sd_drawing(tile=256, start="lq", strength=0.5), samplers=ALL_SAMPLERS,
         parts=(
             _sd_base(
                 "Stable Diffusion XL base", "stabilityai/stable-diffusion-xl-base-1.0", 13_900_000_000,
@@ -154,7 +154,7 @@ BACKBONES: dict[str, BackboneSpec] = {
     ),
     "c-flux": BackboneSpec(
         label="C-FLUX: FLUX.1-dev with a ControlNet (DP2O-SR)",
-        load=_flux("c-flux"),
+        load=_large("c-flux", _flux),
         defaults=Drawing(
             num_steps=25, sampler="native", schedule="linear", color="adain", tile=256, guidance=2.5, prompt="",
             start="noise", strength=1.0,
@@ -168,7 +168,7 @@ BACKBONES: dict[str, BackboneSpec] = {
     ),
     "flux-lora": BackboneSpec(
         label="FLUX LoRA: LQ as a second stream (ASASR)",
-        load=_flux("flux-lora"),
+        load=_large("flux-lora", _flux),
         defaults=Drawing(
             num_steps=28, sampler="native", schedule="linear", color="adain", tile=256, guidance=3.5, prompt="",
             start="noise", strength=1.0,

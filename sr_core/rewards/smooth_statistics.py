@@ -10,7 +10,7 @@ the score by some percent and its slope holds for changes of some hundredths of 
 """
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -24,6 +24,8 @@ EXACT_WIDTH, LOSS_WIDTH = 1e-5, 0.1
 """Sizes of a coefficient that counts to 85 % on its own side; coefficients have about unit variance."""
 VARIANCE_FLOOR = 1e-6
 """Added to local variances, in squared 8-bit units: the slope of a square root at 0 is infinite."""
+NO_CONTRAST = 1e-6
+"""A block whose coefficients all lie below holds rounding errors, whose slope says nothing."""
 NEWTON_STEPS = 2
 """From a grid of 0.001, two steps leave an error of about 1e-13; the last one carries the gradient."""
 
@@ -66,6 +68,17 @@ def smooth_shape(ratio: Float64[Tensor, " n"]) -> Float64[Tensor, " n"]:
     return alpha + (updated - updated.detach())
 
 
+def _root(x: Float64[Tensor, " n"]) -> Float64[Tensor, " n"]:
+    """Return the square root with slope 0 at 0, where the true one is infinite."""
+    positive = x > 0
+    return torch.where(positive, torch.where(positive, x, 1.0).sqrt(), x)
+
+
+def _has_contrast(mscn: Float64[Tensor, "n h w"]) -> Bool[Tensor, " n"]:
+    """Return which blocks hold more than rounding errors."""
+    return mscn.detach().abs().amax((1, 2)) > NO_CONTRAST
+
+
 def smooth_fit(values: Float64[Tensor, "n h w"], width: float) -> AsymmetricGaussian:
     """Fit each block's values by moment matching, as `fit_asymmetric_gaussian` does, with soft counts.
 
@@ -77,7 +90,7 @@ def smooth_fit(values: Float64[Tensor, "n h w"], width: float) -> AsymmetricGaus
     num = values[0].numel()
     num_left, num_right = (num - balance) / 2, (num + balance) / 2
     energy_left, energy_right = ((square * side).sum((1, 2)) for side in (left, ~left))
-    sigma_left, sigma_right = (energy_left / num_left).sqrt(), (energy_right / num_right).sqrt()
+    sigma_left, sigma_right = _root(energy_left / num_left), _root(energy_right / num_right)
     gamma = sigma_left / sigma_right
     ratio = values.abs().mean((1, 2)).square() / square.mean((1, 2))
     ratio = ratio * (gamma**3 + 1) * (gamma + 1) / (gamma.square() + 1).square()
@@ -104,9 +117,11 @@ def smooth_brisque(images: Image, model: BrisqueModel, *, width: float = LOSS_WI
     for image in images:
         luma = smooth_luma(image)
         half = interpolate(luma[None, None], scale_factor=0.5, mode="bicubic", align_corners=False)[0, 0]
-        row = torch.cat([smooth_scale_features(smooth_contrast(plane), width) for plane in (luma, half)])
+        planes = [smooth_contrast(plane) for plane in (luma, half)]
+        row = torch.cat([smooth_scale_features(plane, width) for plane in planes])
+        sound = bool(row.isfinite().all()) and all(bool(_has_contrast(plane[None])) for plane in planes)
         # Nothing that is chosen later stops a NaN: 0 x NaN is NaN on the way back.
-        features.append(row if bool(row.isfinite().all()) else row.detach())
+        features.append(row if sound else row.detach())
     return regress(torch.stack(features), model)
 
 
@@ -133,7 +148,7 @@ def smooth_block_features(luma: Float64[Tensor, "h w"], width: float) -> Float64
     for plane in (whole, half):
         x = split_blocks(smooth_contrast(plane), rows, columns)
         features = _block_statistics(x, width)
-        flat = ~features.isfinite().all(dim=1)
+        flat = ~(features.isfinite().all(dim=1) & _has_contrast(x))
         if bool(flat.any()):
             # Once more with the flat blocks held fixed, or their NaN would reach what the others share with them.
             features = _block_statistics(torch.where(flat[:, None, None], x.detach(), x), width)

@@ -188,7 +188,7 @@ def _advanced(fields: dict[str, Any], w: dict[str, Any], default: Settings) -> N
     )
     with gr.Row():
         fields["backbone"] = gr.Dropdown(
-            backbone_choices(), value=default.backbone, label="Backbone", filterable=False, min_width=100
+            backbone_choices(), value=default.backbone, label="Backbone", filterable=False, min_width=280
         )
         fields["adapter"] = gr.Dropdown(
             adapter_choices(default.backbone), value=SFT, label="Adapter", filterable=False, min_width=100,

@@ -12,7 +12,7 @@ from tests.explorer_run import write_run
 from tests.sr_core.test_vote_exports import BAD, FIRST, SECOND, TIE, cast
 from train.human_pairs import is_votes, read_votes
 from train.iqa_labels import read_comparisons
-from train.iqa_study import read_verdicts, study
+from train.iqa_study import num_foreign_votes, read_verdicts, study
 
 
 @pytest.fixture
@@ -52,6 +52,11 @@ def test_a_study_of_votes_needs_the_runs_that_hold_the_scores(store: VoteStore, 
     assert all(metric.names[0] in run.candidates[0].scores for metric in result.metrics)
     with pytest.raises(InputError, match="--runs"):
         read_verdicts([store.path], [], ())
+
+
+def test_votes_on_runs_that_nobody_named_are_counted(store: VoteStore, run: Run) -> None:
+    assert num_foreign_votes([store.path], [str(run.folder)]) == 0
+    assert num_foreign_votes([store.path], []) == len(store.votes()) > 0
 
 
 def test_what_is_no_file_of_votes_is_refused(tmp_path: Path) -> None:

@@ -125,3 +125,13 @@ def test_without_a_decided_pair_there_is_no_study(tmp_path: Path) -> None:
     path = write_pairs(tmp_path / "pairs.csv", [{"outcome": 0.5, "a_first": 1.0, "a_second": 2.0}])
     with pytest.raises(InputError, match="decided"):
         study(table_verdicts(path))
+
+
+def test_a_metric_that_scores_few_pairs_is_left_out_by_name(tmp_path: Path) -> None:
+    rows = without(known_pairs(), "coin")
+    for k, row in enumerate(rows):
+        row |= {"rare_first": 1.0 if k < 100 else "", "rare_second": 0.0 if k < 100 else ""}
+    result = study(table_verdicts(write_pairs(tmp_path / "pairs.csv", rows)))
+    assert result.too_rare == {"rare": 100}
+    assert result.num_pairs == 200
+    assert "Left out, scored on 100 pairs alone: rare." in study_text(result)

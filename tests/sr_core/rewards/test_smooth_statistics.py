@@ -130,9 +130,10 @@ def test_a_flat_image_has_no_score_and_its_neighbour_keeps_its_own(model: Brisqu
     torch.testing.assert_close(scores[1:], smooth_brisque(photo, model))
 
 
-def test_flat_blocks_have_no_slope_and_leave_the_others_theirs(pristine: NiqeModel) -> None:
+@pytest.mark.parametrize("level", [0.0, 0.3, 0.5, 1.0])
+def test_flat_blocks_have_no_slope_and_leave_the_others_theirs(level: float, pristine: NiqeModel) -> None:
     image = torch.rand(1, 3, 192, 384, generator=torch.Generator().manual_seed(0))
-    image[..., 96:] = 0.5
+    image[..., 96:] = level
     image.requires_grad_(True)
     (slope,) = torch.autograd.grad(smooth_niqe(image, pristine).sum(), image)
     assert slope.isfinite().all()
