@@ -3,15 +3,13 @@
 from pathlib import Path
 
 import torch
-from PIL import Image as PillowImage
 
 from sr_core.backbones.latent import LatentBackbone
-from sr_core.files import replacing
-from sr_core.images import from_uint8, to_uint8
+from sr_core.images import from_uint8
 from sr_core.preference_data.dataset import PreferenceDataset
 from train.latent_policy import LatentPolicy
 from train.policy import POLICY, REFERENCE
-from train.samples import GROUPS, SEEDS
+from train.samples import GROUPS, SEEDS, write_grid
 
 
 def latent_grid(dataset: PreferenceDataset, backbone: LatentBackbone, policy: LatentPolicy, path: Path) -> Path:
@@ -36,9 +34,4 @@ def latent_grid(dataset: PreferenceDataset, backbone: LatentBackbone, policy: La
                     latent = drawing.draw(condition, [seed], lambda: None)
                 cells.append(backbone.decode(latent, condition).clamp(0, 1).cpu())
         rows.append(torch.cat(cells, -1))
-    width = max(row.shape[-1] for row in rows)
-    grid = torch.cat([torch.nn.functional.pad(row, (0, width - row.shape[-1])) for row in rows], -2)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as file:
-        PillowImage.fromarray(to_uint8(grid)).save(file, format="PNG")
-    return path
+    return write_grid(rows, path)

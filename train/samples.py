@@ -1,10 +1,12 @@
 """Sample grids at fixed seeds: what an adapter does to the same photographs and seeds as the model before it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from PIL import Image as PillowImage
+from torch import Tensor
 
 from sr_core.backbones.compact import load_compact
 from sr_core.files import replacing
@@ -24,6 +26,16 @@ GROUPS = 3
 def sample_path(output: Path, done: int) -> Path:
     """Return where the grid of a run lies after so many steps."""
     return output / "samples" / f"grid_{done:08d}.png"
+
+
+def write_grid(rows: Sequence[Tensor], path: Path) -> Path:
+    """Write pictures of one height each below each other as a PNG, whole or not at all, and return its path."""
+    width = max(row.shape[-1] for row in rows)
+    grid = torch.cat([torch.nn.functional.pad(row, (0, width - row.shape[-1])) for row in rows], -2)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as file:
+        PillowImage.fromarray(to_uint8(grid)).save(file, format="PNG")
+    return path
 
 
 def sample_grid(dataset: PreferenceDataset, recipe: "PreferRecipe", head: Path, adapter: Path, path: Path) -> Path:
@@ -46,12 +58,7 @@ def sample_grid(dataset: PreferenceDataset, recipe: "PreferRecipe", head: Path, 
                 latent = integrate(step, lambda x, s, m=model, c=condition: m.velocity(x, s, c), noise, sigmas)
                 cells.append(model.decode(latent, condition).clamp(0, 1))
         rows.append(torch.cat(cells, -1))
-    width = max(row.shape[-1] for row in rows)
-    grid = torch.cat([torch.nn.functional.pad(row, (0, width - row.shape[-1])) for row in rows], -2)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as file:
-        PillowImage.fromarray(to_uint8(grid)).save(file, format="PNG")
-    return path
+    return write_grid(rows, path)
 
 
 def _at_origin(shape: tuple[int, int, int]) -> tuple[int, int, int, int, int]:

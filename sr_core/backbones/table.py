@@ -110,7 +110,7 @@ BACKBONES: dict[str, BackboneSpec] = {
         label="compact: offline, any machine", load=_load_compact, defaults=COMPACT, samplers=FLOW_SAMPLERS
     ),
     "c-sd2": BackboneSpec(
-        label="C-SD2: Stable Diffusion 2 with a ControlNet (DP2O-SR)",
+        label="C-SD2 (DP2O-SR)",
         load=_large("c-sd2", _stable_diffusion), defaults=_sd_drawing(), samplers=ALL_SAMPLERS,
         parts=(
             _sd_base(
@@ -122,7 +122,7 @@ BACKBONES: dict[str, BackboneSpec] = {
         ),
     ),
     "sd15": BackboneSpec(
-        label="SD1.5: with a ControlNet or a LoRA",
+        label="SD1.5: ControlNet or LoRA",
         load=_large("sd15", _stable_diffusion), defaults=_sd_drawing(start="lq", strength=0.5), samplers=ALL_SAMPLERS,
         parts=(
             _sd_base(
@@ -138,7 +138,7 @@ BACKBONES: dict[str, BackboneSpec] = {
         one_of=("controlnet", "lora"),
     ),
     "sdxl": BackboneSpec(
-        label="SDXL: with a ControlNet or a LoRA",
+        label="SDXL: ControlNet or LoRA",
         load=_large("sdxl", _stable_diffusion),
         defaults=_sd_drawing(tile=256, start="lq", strength=0.5), samplers=ALL_SAMPLERS,
         parts=(
@@ -153,7 +153,7 @@ BACKBONES: dict[str, BackboneSpec] = {
         one_of=("controlnet", "lora"),
     ),
     "c-flux": BackboneSpec(
-        label="C-FLUX: FLUX.1-dev with a ControlNet (DP2O-SR)",
+        label="C-FLUX (DP2O-SR)",
         load=_large("c-flux", _flux),
         defaults=Drawing(
             num_steps=25, sampler="native", schedule="linear", color="adain", tile=256, guidance=2.5, prompt="",
@@ -167,7 +167,7 @@ BACKBONES: dict[str, BackboneSpec] = {
         ),
     ),
     "flux-lora": BackboneSpec(
-        label="FLUX LoRA: LQ as a second stream (ASASR)",
+        label="FLUX LoRA (ASASR)",
         load=_large("flux-lora", _flux),
         defaults=Drawing(
             num_steps=28, sampler="native", schedule="linear", color="adain", tile=256, guidance=3.5, prompt="",
