@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.browser.server import CHROMIUM, CHROMIUM_ARGS, served_page
 
-PATIENCE_MS = 600_000
+PATIENCE_MS = 240_000
 """Nothing waits that long on an idle machine; a busy one may."""
 
 COUNT_FETCHES = """

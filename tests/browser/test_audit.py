@@ -15,7 +15,7 @@ from sr_core.adapter_comparison import AdapterComparison, compare_adapters
 from sr_core.audit import Degradation, make_pair
 from sr_core.runs import Run
 from sr_core.scoring import score_files
-from tests.browser.conftest import PATIENCE_MS, open_page
+from tests.browser.conftest import PATIENCE_MS, open_page, settle
 from tests.browser.server import served_page
 from tests.browser.test_story import runs_of
 from tests.lora import install
@@ -219,14 +219,15 @@ def test_the_slider_changes_the_comparison_and_its_words(audited: Audited, page:
     slider = page.locator("#sr-explore-taste input[type=range]")
     run, _ = found(audited)
     for value, weight in (("0", 1.0), ("100", 0.0), ("50", 0.5)):
-        with page.expect_response(lambda response: response.request.method == "POST"):
-            slider.fill(value)
+        slider.fill(value)
+        settle(page)
         page.get_by_role("tab", name="Audit", exact=True).click()
         comparison = compare_adapters(run.reranked(weight))
         assert comparison is not None
         expect(page.locator("#sr-audit-words")).to_contain_text(f"fidelity weight {weight:g}")
         expect(page.locator("#sr-audit-words")).to_contain_text(f"{comparison.mean_change:+.4f} mean reward change")
         page.get_by_role("tab", name="Explore", exact=True).click()
+        settle(page)
 
 
 def test_an_audit_fits_a_phone_and_has_no_serious_barrier(page: Page) -> None:

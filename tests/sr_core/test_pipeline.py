@@ -1,6 +1,6 @@
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from sr_core import pipeline
-from sr_core.backbones.backbone import LoadOptions
+from sr_core.backbones.backbone import Backbone, LoadOptions
 from sr_core.backbones.stable_diffusion import StableDiffusion
 from sr_core.errors import ConfigError, InputError, WeightsError
 from sr_core.images import read_image, read_marker, read_output, to_uint8, write_image
@@ -178,7 +178,12 @@ def test_a_large_backbone_leaves_before_it_is_loaded_otherwise(
     loads: int,
 ) -> None:
     loaded: list[dict[str, Any]] = []
-    monkeypatch.setattr(pipeline, "load_backbone", lambda *_, **how: loaded.append(how))
+
+    def counted(*_: object, **how: Any) -> Callable[[torch.dtype], Backbone]:
+        loaded.append(how)
+        return lambda dtype: pytest.fail(f"nothing is drawn here, in {dtype} either")
+
+    monkeypatch.setattr(pipeline, "load_backbone", counted)
     monkeypatch.setattr(Restorer, "restore", lambda *_, **__: iter(()))
     monkeypatch.setattr(pipeline, "_in_memory", [])
     for index, changes in enumerate((first, then)):
