@@ -1,4 +1,4 @@
-"""The `sr` command: upscale, score, join and bench."""
+"""The `sr` command: upscale, score, join, bench, weights and merge-loras."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -106,7 +106,10 @@ def upscale(
     reference: Annotated[Path | None, typer.Option(help="Ground truth: a file, or a folder of same names.")] = None,
     metrics: Annotated[str, typer.Option(help="Metric set: offline, standard, paper, train_offline.")] = "offline",
     fidelity: Annotated[float, typer.Option(help="0 vivid to 1 faithful.")] = 0.5,
-    backbone: Annotated[str, typer.Option(help="Restoration model; `sr weights` lists them.")] = "compact",
+    backbone: Annotated[
+        str,
+        typer.Option(help="Restoration model; compact, or one that `sr weights` lists."),
+    ] = "compact",
     adapter: Annotated[
         str,
         typer.Option(
@@ -119,7 +122,9 @@ def upscale(
     sampler: Annotated[str | None, typer.Option(help="euler or heun; native is a large backbone's own.")] = None,
     color: Annotated[str | None, typer.Option(help="Colour transfer from the photo: off, adain, wavelet.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Weight of the prompt; 1 is the plain network.")] = None,
-    prompt: Annotated[str | None, typer.Option(help="What the photo shows; auto asks the tagger.")] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help="What the photo shows; auto asks the captioner of `sr weights`.")
+    ] = None,
     negative_prompt: Annotated[str | None, typer.Option(help="What to keep away from.")] = None,
     start: Annotated[str | None, typer.Option(help="noise, or lq: the enlarged photo with noise.")] = None,
     strength: Annotated[float | None, typer.Option(help="Share of the way from noise that is drawn; with lq.")] = None,

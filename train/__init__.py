@@ -1,1 +1,1 @@
-"""Commands that turn photographs, candidates and rewards into better models."""
+"""Commands that turn photographs, candidates and rewards into trained models."""

@@ -38,10 +38,11 @@ def data(
     if out is None:
         raise ConfigError("--out must name the folder for the crops where no recipe does")
     from train.data import pack
-    from train.packages import HELD_OUT, photo_folders
+    from train.packages import photo_folders, photos_of
 
     with photo_folders(sources) as folders:
-        count = pack(folders, out, crops_per_photo=crops_per_photo, seed=seed, held_out=HELD_OUT)
+        photos = [path for _, path in photos_of(sources, folders)]
+        count = pack(photos, out, crops_per_photo=crops_per_photo, seed=seed)
     typer.echo(f"{count} crops in {out}")
 
 

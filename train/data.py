@@ -64,14 +64,14 @@ def _positions(pixels: Image, count: int, generator: torch.Generator) -> Iterato
         yield rows[best], columns[best]
 
 
-def pack(folders: Sequence[Path], out: Path, *, crops_per_photo: int, seed: int, held_out: tuple[str, ...] = ()) -> int:
+def pack(photos: Sequence[Path], out: Path, *, crops_per_photo: int, seed: int) -> int:
     """Cut photographs into square crops of 256 px and return how many were written.
 
     Photographs smaller than a crop are left out and counted in the index. Writes `crops.npy` (n, 256, 256, 3) uint8
     and `crops.json`, whole or not at all.
     """
     crops, index, skipped = [], [], []
-    for path in tqdm(find_photos(folders, held_out), desc="packing", unit="photo"):
+    for path in tqdm(photos, desc="packing", unit="photo"):
         pixels = read_image(path).pixels
         if min(pixels.shape[-2:]) < CROP_PX:
             skipped.append(path.name)

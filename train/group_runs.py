@@ -1,4 +1,4 @@
-"""Groups of a curated dataset as run folders, which the page and `sr compare` open."""
+"""Groups of a curated dataset as run folders, which the page and `sr join` open."""
 
 import hashlib
 import json

@@ -22,7 +22,7 @@ from sr_core.preference_data.shards import plain_png
 from sr_core.resampling import resize, resize_clamped
 from sr_core.tensors import Image
 from train.data import CROP_PX, find_photos
-from train.packages import HELD_OUT, PACKAGES, photo_folders
+from train.packages import PACKAGES, photo_folders, photos_of
 
 LONGEST_PX = 1920
 THUMB_PX = 32
@@ -148,13 +148,7 @@ def _known(folders: Sequence[Path]) -> Float[Tensor, "n 1024"]:
 def _candidates(sources: Sequence[str], folders: Sequence[Path], avoid: Sequence[Path]) -> Iterator[_Candidate]:
     """Yield the photographs that are new and detailed, in the order of sources and names."""
     known = _known(avoid)
-    paths = [
-        (source, path)
-        for source, folder in zip(sources, folders, strict=True)
-        # A thumbnail does not tell that a picture is a crop of another, so those are known by their names.
-        for path in find_photos([folder], HELD_OUT if source in PACKAGES else ())
-    ]
-    for source, path in tqdm(paths, desc="photographs to choose from", unit="photo"):
+    for source, path in tqdm(photos_of(sources, folders), desc="photographs to choose from", unit="photo"):
         try:
             photo = read_image(path).pixels
         except InputError:

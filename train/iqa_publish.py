@@ -56,8 +56,7 @@ NIQE did not train it, nor did ST-LPIPS, PIQE, LSD and PSNR. Rewards hold BRISQU
 
 ## Limits
 
-- The text-domain term of the one-step method and the strategies with human labels (`upos`, `smp`) were tested on tiny
-  models and synthetic labels only.
+- The strategies with human labels (`upos`, `smp`) were tested on synthetic labels only.
 - A score of scene statistics can be gamed: `python -m train iqa-attack train/recipes/compact_iqa_ft.yaml` shows how,
   and how far a LoRA holds it back.
 """

@@ -117,6 +117,12 @@ def _gates(reward: Mapping[str, Any], metrics: Mapping[str, Any], diversity: flo
     }
 
 
+def gate_figure(gate: Mapping[str, Any]) -> str:
+    """Return a requirement's figure as text: a number, or names of metrics."""
+    figure = gate["figure"]
+    return (", ".join(figure) or "none") if isinstance(figure, list) else f"{figure:.4f}"
+
+
 def judgement_text(content: Mapping[str, Any]) -> str:
     """Return a comparison as Markdown tables."""
     ours, theirs = content["ours"], content["theirs"]
@@ -138,5 +144,5 @@ def judgement_text(content: Mapping[str, Any]) -> str:
     between = f"{diversity['theirs']:.4f} | {diversity['ours']:.4f} | ratio {diversity['ratio']:.3f}"
     lines += [f"| LPIPS between seeds | {between} |", ""]
     for name, gate in content["gates"].items():
-        lines.append(f"- {name}: {gate['figure']} {'holds' if gate['holds'] else 'MISSED'}")
+        lines.append(f"- {name.replace('_', ' ')}: {gate_figure(gate)}, {'holds' if gate['holds'] else 'missed'}")
     return "\n".join(lines)

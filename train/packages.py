@@ -2,12 +2,13 @@
 
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from sr_core.errors import ConfigError, InputError
+from train.data import find_photos
 
 PACKAGES: dict[str, str] = {
     "budgie-backgrounds": "CC0-1.0",
@@ -54,7 +55,10 @@ HELD_OUT = (
     "the-spices-of-life",
     "tmshre_riaphotographs_al",
 )
-"""How the names begin of photographs in these packages that figures are measured on; they are never packed."""
+"""How the names begin of photographs in these packages that figures are measured on; they are never packed.
+
+A thumbnail does not tell that a picture is a crop of another, so they are known by their names.
+"""
 
 Fetch = Callable[[str, Path], Path]
 """Puts the .deb file of a package into a folder and returns its path."""
@@ -100,3 +104,15 @@ def photo_folders(sources: list[str], fetch: Fetch = apt_download) -> Iterator[l
             unpack(fetch(source, Path(temporary)), target)
             folders.append(target)
         yield folders
+
+
+def photos_of(sources: Sequence[str], folders: Sequence[Path]) -> list[tuple[str, Path]]:
+    """Return (source, photograph) for what `photo_folders` gave of `sources`, without the held-out ones of packages.
+
+    Raises InputError if a folder holds no photograph.
+    """
+    return [
+        (source, path)
+        for source, folder in zip(sources, folders, strict=True)
+        for path in find_photos([folder], HELD_OUT if source in PACKAGES else ())
+    ]

@@ -34,13 +34,13 @@ reference set is a zero LoRA, that is the head. Reward of training: LPIPS, SSIMU
 half 0.5. Photographs and their licences: those of the head, see [data.md](../../data.md).
 
 Use: `sr upscale PHOTO --out DIR --adapter {name} --compare-with sft`, or the page's Adapter menu.
-Made by `python -m train curate train/recipes/compact_curate.yaml` and
+Made by `python -m train curate train/recipes/compact_curate.yaml`{adversary} and
 `python -m train prefer train/recipes/compact_{name}.yaml`: {steps} steps of {batch} pairs, beta {beta} (multiplies the
 difference of mean errors), anchor {anchor}, pull to the reference {kl}, {cpu:.1f} core-minutes on {device}, {dtype}.
 
 ## Held-out figures
 
-By `python -m train evaluate train/recipes/compact_{name}.yaml` on the photographs below; gains are positive
+By `python -m train evaluate train/recipes/compact_{name}.yaml {held_out}` on the photographs below; gains are positive
 where the adapter is better, intervals by bootstrap over photographs. ST-LPIPS, PIQE, LSD and PSNR did not train it.
 The recipe's anchor was settled after a look at held-out figures, these four among them, so they are not untouched.
 
@@ -51,6 +51,15 @@ The recipe's anchor was settled after a look at held-out figures, these four amo
 Rewards compare candidates of one photograph, normalised over both models' candidates; they are no absolute quality.
 NIQE, BRISQUE and the other metrics of the reward can be gamed, so read the hold-outs first.
 """
+
+
+_ADVERSARY_STEP = ",\n`python -m train adversary train/recipes/compact_as_dpo.yaml`"
+
+
+def _overrides(held_out: dict[str, Any]) -> str:
+    """Return what to type so that the evaluation reads what this run's recipe read."""
+    values = {key: ", ".join(held_out[key]) for key in ("photos", "presets")}
+    return " ".join(f"'held_out.{key}=[{value}]'" for key, value in values.items())
 
 
 def _pairs_text(name: str, top: int) -> str:
@@ -82,7 +91,8 @@ def publish(run: Path, name: str, folder: Path | None = None) -> Path:
     Raises ConfigError if the run is not trained or not judged, or the name is not one that ships.
     """
     if name not in TITLES:
-        raise ConfigError(f"the adapter's name must be one of {', '.join(TITLES)}, got {name!r}")
+        others = "iqa_amo, iqa_ft"
+        raise ConfigError(f"the adapter's name must be one of {', '.join(TITLES)}, {others}, got {name!r}")
     recipe, judged, summary = (_json(run / file) for file in ("recipe.json", "judged.json", "summary.json"))
     trained = hashlib.sha256((run / "adapter" / PEFT_FILES[1]).read_bytes()).hexdigest()
     if judged["adapter_sha256"] != trained:
@@ -101,6 +111,8 @@ def publish(run: Path, name: str, folder: Path | None = None) -> Path:
         pairs=_pairs_text(name, recipe["pairs"]["top"]),
         candidates=statistics["candidates"] // statistics["groups"],
         groups=statistics["groups"],
+        adversary=_ADVERSARY_STEP if name == "as_dpo" else "",
+        held_out=_overrides(recipe["held_out"]),
         steps=state["step"],
         batch=optim["batch_size"],
         beta=objective["beta"],

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from sr_core.errors import ConfigError
 from sr_core.files import replace_text
 from train.checkpoints import STATE, finished
-from train.judge_tables import HOLD_OUTS, TRAINED, lower_is_better
+from train.judge_tables import HOLD_OUTS, TRAINED, gate_figure, lower_is_better
 from train.report_figures import (
     NOTE_ON_MEANS,
     Chart,
@@ -163,12 +163,8 @@ def _judged_table(judged: dict[str, Any]) -> str:
 
 def _gates(judged: dict[str, Any]) -> str:
     """Return every requirement with its figure and whether it holds."""
-
-    def text(figure: float | list[str]) -> str:
-        return (", ".join(figure) or "none") if isinstance(figure, list) else f"{figure:.4f}"
-
     rows = (
-        (name.replace("_", " "), text(gate["figure"]), "yes" if gate["holds"] else "no")
+        (name.replace("_", " "), gate_figure(gate), "yes" if gate["holds"] else "no")
         for name, gate in judged["gates"].items()
     )
     return table(("requirement", "figure", "holds"), rows)

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 from sr_core.backbones import BACKBONES, ONE_STEP, SFT, adapter_folder, adapter_label, available_adapters
 from sr_core.backbones.drawing import MAX_STEPS
+from sr_core.backbones.weights import weights_root
 from sr_core.errors import ConfigError
 from sr_core.job import Job
 from sr_core.limits import MAX_OUTPUT_SIDE
@@ -134,8 +135,8 @@ def describe_adapters(backbone: str) -> str:
         return f"SFT is the model in several steps. {instant}"
     folder = "/".join(adapter_folder(backbone).parts[-3:])
     return (
-        "No adapter is installed beside SFT, the model before preference training: python -m train prefer makes them, "
-        f"and the page offers what lies in {folder} when it starts."
+        "No adapter is installed beside SFT, the model itself: python -m train prefer makes them, and the page offers "
+        f"what lies in {folder} or in {weights_root() / backbone / 'adapters'} when it starts."
     )
 
 

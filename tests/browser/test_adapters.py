@@ -64,7 +64,7 @@ def test_the_viewer_shows_the_same_seed_before_and_after(compared: Page, adapter
         seed = seeds_on_screen(compared)[place]
         record = next(r for r in run.candidates if str(r.seed) == seed)
         before = compared.locator(".sr-before")
-        expect(before).to_have_attribute("alt", f"Seed {seed} drawn by SFT, before preference training")
+        expect(before).to_have_attribute("alt", f"Seed {seed} drawn by SFT, without DP2O")
         expect(before).to_have_attribute("src", re.compile(re.escape(str(record.before))))
         assert shown_file(compared, ".sr-before") == (folder / str(record.before)).read_bytes()
         assert shown_file(compared, ".sr-after") == (folder / str(record.file)).read_bytes()

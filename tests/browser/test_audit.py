@@ -197,7 +197,7 @@ def test_both_charts_are_drawn_beside_their_numbers(audited: Audited, page: Page
 
 
 def test_a_pin_opens_before_against_after_and_their_difference(page: Page) -> None:
-    page.locator(ROWS).first.get_by_role("button", name="before against after").click()
+    page.locator(ROWS).first.get_by_role("button", name="DP2O against SFT").click()
     expect(page.get_by_role("tab", name="Explore", exact=True)).to_have_attribute("aria-selected", "true")
     expect(page.locator(".sr-cmp-left")).to_have_value("before-0")
     expect(page.locator(".sr-cmp-right")).to_have_value("candidate-0")

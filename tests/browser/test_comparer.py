@@ -364,7 +364,7 @@ def test_a_pin_names_the_twin_of_a_seed(browser: Browser, page: Page, opened: Op
     with_twins.locator("#sr-tab-explore-button").click()
     with_twins.locator('.sr-cmp-stage[data-ready="yes"]').wait_for()
     pin(with_twins, left="before-0", right="candidate-0")
-    label = "Candidate 1, seed 0, drawn by SFT, before preference training"
+    label = "Candidate 1, seed 0, drawn by SFT, without DP2O"
     expect(with_twins.locator(".sr-cmp-canvas-left")).to_have_attribute("aria-label", label)
     with_twins.context.close()
 

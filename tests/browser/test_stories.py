@@ -195,7 +195,7 @@ def test_a_trainer_compares_sft_with_dp2o_on_the_same_seeds(
     assert (run.values["adapter"], run.values["compare_adapter"], run.values["reference"]) == ("hpo", "sft", True)
     comparison = compare_adapters(run)
     expect(page.locator(".sr-audit-change")).to_have_text(f"{comparison.mean_change:+.4f}")
-    page.get_by_role("button", name=re.compile("before against after")).first.click()
+    page.get_by_role("button", name=re.compile("DP2O against SFT")).first.click()
     page.locator('.sr-cmp-stage[data-ready="yes"]').wait_for()
     shown = [page.locator(side).input_value() for side in (".sr-cmp-left", ".sr-cmp-right")]
     assert [value.split("-")[0] for value in shown] == ["before", "candidate"]

@@ -12,7 +12,7 @@ from sr_core.backbones.compact import head_metadata
 from sr_core.backbones.flow_head import FlowHead
 from train.config import DataConfig, SftRecipe, parse_recipe
 from train.curate import curate
-from train.data import cached_crops, pack
+from train.data import cached_crops, find_photos, pack
 from train.preference_config import CurateRecipe
 
 SEED = 11
@@ -32,7 +32,7 @@ def originals(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def crops(originals: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with two packed crops."""
     folder = tmp_path_factory.mktemp("crops")
-    assert pack([originals], folder, crops_per_photo=1, seed=3) == 2
+    assert pack(find_photos([originals]), folder, crops_per_photo=1, seed=3) == 2
     return folder
 
 
@@ -97,7 +97,7 @@ def tiny_head(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def curate_values(originals: Path, tiny_head: Path, tmp_path_factory: pytest.TempPathFactory) -> Values:
     """Return the values of a recipe that curates three groups of four candidates, all but `output`."""
     crops = tmp_path_factory.mktemp("more-crops")
-    assert pack([originals], crops, crops_per_photo=2, seed=5) == 4
+    assert pack(find_photos([originals]), crops, crops_per_photo=2, seed=5) == 4
     return {
         "seed": SEED,
         "crops": str(crops),

@@ -42,11 +42,11 @@ def test_a_folder_without_photographs_is_refused(tmp_path: Path) -> None:
 
 
 def test_packing_twice_gives_the_same_bytes(originals: Path, crops: Path, tmp_path: Path) -> None:
-    pack([originals], tmp_path, crops_per_photo=1, seed=3)
+    pack(find_photos([originals]), tmp_path, crops_per_photo=1, seed=3)
     for name in ("crops.npy", "crops.json"):
         assert (tmp_path / name).read_bytes() == (crops / name).read_bytes()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["crops.json", "crops.npy"]
-    pack([originals], tmp_path, crops_per_photo=1, seed=4)
+    pack(find_photos([originals]), tmp_path, crops_per_photo=1, seed=4)
     assert (tmp_path / "crops.npy").read_bytes() != (crops / "crops.npy").read_bytes()
 
 
@@ -67,8 +67,8 @@ def test_small_photographs_are_left_out_and_counted(tmp_path: Path, originals: P
     source.mkdir()
     PIL.Image.new("RGB", (300, 200)).save(source / "small.png")
     with pytest.raises(InputError, match="at least 256 px"):
-        pack([source], tmp_path / "out", crops_per_photo=1, seed=0)
-    assert pack([source, originals], tmp_path / "out", crops_per_photo=2, seed=0) == 4
+        pack(find_photos([source]), tmp_path / "out", crops_per_photo=1, seed=0)
+    assert pack(find_photos([source, originals]), tmp_path / "out", crops_per_photo=2, seed=0) == 4
     assert json.loads((tmp_path / "out" / "crops.json").read_text(encoding="utf-8"))["skipped"] == ["small.png"]
 
 

@@ -139,8 +139,9 @@ def _look(shown: Shown, record: CandidateRecord, other: str | None) -> str:
     if record.file is not None:
         thumbs += _thumb(shown, record, record.file, record.label)
     button = ""
-    if record.file is not None and record.before is not None:
-        button = pin_button("before against after", candidate_id(record), before_id(record), run=shown.key)
+    if record.file is not None and record.before is not None and other is not None:
+        words = f"{adapter_label(shown.run.values['adapter'])} against {adapter_label(other)}"
+        button = pin_button(words, candidate_id(record), before_id(record), run=shown.key)
     elif record.file is not None and other is None and shown.run.values["reference"]:
         button = pin_button("against the truth", candidate_id(record), REFERENCE, run=shown.key)
     return f'<div class="sr-audit-look"><span>{thumbs}</span>{button}</div>' if thumbs else _DASH

@@ -58,8 +58,8 @@ def run_pictures(shown: Shown) -> list[RunPicture]:
     other = run.values.get("compare_adapter")
     for record in drawn:
         if record.before is not None and other is not None:
-            by = adapter_label(other)
-            label = f"Candidate {record.index + 1}, {record.name}, drawn by {by}, before preference training"
+            by, without = adapter_label(other), adapter_label(run.values["adapter"])
+            label = f"Candidate {record.index + 1}, {record.name}, drawn by {by}, without {without}"
             words = f"{record.name[:1].upper()}{record.name[1:]} by {by}"
             path = _shown_file(shown, run.folder / record.before)
             pictures.append(RunPicture(before_id(record), "before", words, label, path, record))

@@ -85,7 +85,7 @@ function showPictures() {
   });
   after.alt = value.label + (value.twin ? ", drawn by " + value.adapter : "");
   before.alt = twin
-    ? "Seed " + value.seed + " drawn by " + value.twin + ", before preference training"
+    ? "Seed " + value.seed + " drawn by " + value.twin + ", without " + value.adapter
     : "Input photo " + value.name + ", enlarged to " + value.width + " x " + value.height + " px";
 }
 
@@ -104,7 +104,7 @@ function sayComparison() {
   find(".sr-right").textContent = twin ? shown.adapter : "Restored";
   handle.setAttribute("aria-label", "How much of the " + (twin ? shown.twin + " image" : "input") + " is shown");
   refined.textContent = twin
-    ? "Local refinement: same photo, same seed, same noise. Left " + shown.twin + ", before preference training; right " + shown.adapter + ", after it."
+    ? "Local refinement: same photo, same seed, same noise. Left " + shown.twin + ", right " + shown.adapter + "."
     : "";
   sayShare();
 }

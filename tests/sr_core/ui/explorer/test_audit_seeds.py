@@ -71,7 +71,7 @@ def test_every_row_opens_before_against_after(shown: Shown) -> None:
     for index in range(CANDIDATES):
         button = f'data-pin-right="candidate-{index}" data-pin-left="before-{index}" data-pin-run="{shown.key}"'
         assert button in html
-    assert html.count("before against after") == CANDIDATES
+    assert html.count("DP2O against SFT") == CANDIDATES
     assert html.count("<img") == html.count('alt="') == 2 * CANDIDATES
 
 
