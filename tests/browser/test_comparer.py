@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image as PillowImage
-from playwright.sync_api import Browser, Locator, Page, Route, expect
+from playwright.sync_api import Browser, Locator, Page, Request, Route, expect
 
 from sr_core.difference_maps import luma_levels, signed_difference, spread
 from sr_core.runs import Run
 from sr_core.scoring import local_pixels
 from sr_core.ui.explorer.level_maps import SPREAD_LEGEND
-from tests.browser.conftest import PATIENCE_MS, open_page
+from tests.browser.conftest import PATIENCE_MS, open_page, settle
 from tests.browser.server import served_page
 from tests.explorer_run import write_run
 
@@ -553,3 +553,50 @@ def test_the_lens_shows_as_many_pixels_as_it_says(page: Page, opened: Opened, ac
     inside = (np.arange(across) + x - half >= 0) & (np.arange(across) + x - half < SIZE)
     assert side == size * across
     np.testing.assert_array_equal(seen[inside], wanted[inside])
+
+
+def test_another_order_renames_maps_and_rows_and_seeks_crops_anew(browser: Browser, page: Page, opened: Opened) -> None:
+    run = opened.runs[0]
+    faithful = run.reranked(1.0)
+    assert run.best is not None
+    assert faithful.best is not None
+    assert faithful.best.index != run.best.index
+    other = follow(browser, page, run)
+    asked: list[dict[str, Any]] = []
+    other.on("request", lambda request: asked.extend(_questions(request)))
+    stage(other).focus()
+    for key in ("c", *["Shift+ArrowLeft", "Shift+ArrowUp"] * 4, "c"):
+        other.keyboard.press(key)
+    rows = other.locator(".sr-cmp-drift tbody th")
+    expect(rows).to_have_text(["Prior (no seed)", "Reference", *_words(run)])
+    expect(other.locator(".sr-cmp-found")).to_contain_text("Nothing found")
+    other.locator("#sr-tab-maps-button").click()
+    other.locator(".sr-maps[data-ready]").wait_for()
+    words, chosen = other.locator('figure[data-map="above"] .sr-maps-words'), other.locator(".sr-maps select")
+    expect(chosen).to_have_value(f"candidate-{run.best.index}")
+    expect(words).to_contain_text(_words(run)[0])
+    other.locator("#sr-explore-taste input[type=range]").focus()
+    other.keyboard.press("Home")
+    now = next(name for name in _words(faithful) if run.best.name in name)
+    expect(words).to_have_text(re.compile(f"in 8-bit levels: {re.escape(now)}$"))
+    expect(chosen).to_have_value(f"candidate-{run.best.index}")
+    expect(rows).to_have_text(["Prior (no seed)", "Reference", *_words(faithful)])
+    expect(other.locator(".sr-cmp-found")).to_contain_text("Nothing found")
+    settle(other)
+    sought = [question["picture"] for question in asked if question.keys() == {"run", "picture", "number"}]
+    assert sought == [f"candidate-{best.index}" for best in (run.best, faithful.best)]
+    # Another order is not another map.
+    assert sum("stamp" in question and "box" not in question for question in asked) == 1
+    other.context.close()
+
+
+def _words(run: Run) -> list[str]:
+    """Return what the page calls each candidate, best first."""
+    return [f"Rank {one.rank} \u00b7 {one.name} \u00b7 {one.reward:.3f}" for one in run.ranked]
+
+
+def _questions(request: Request) -> list[dict[str, Any]]:
+    """Return what a request tells the server of an event."""
+    sent = request.post_data_json if request.method == "POST" and "gradio_api" in request.url else None
+    data = sent.get("event_data") if isinstance(sent, dict) else None
+    return [data] if isinstance(data, dict) and "number" in data else []

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import gradio as gr
@@ -15,7 +15,7 @@ from sr_core.ui.explorer.chart import table_html
 from sr_core.ui.explorer.crop_table import drift_table
 from sr_core.ui.explorer.level_maps import SPREAD, above_map, magnitude_colours, spread_map
 from sr_core.ui.explorer.pins import INPUT, candidate_id
-from sr_core.ui.explorer.run_pictures import picture_value, run_pictures
+from sr_core.ui.explorer.run_pictures import RunPicture, find_picture, picture_value, run_pictures
 from sr_core.ui.explorer.section import LIGHT
 from sr_core.ui.theme import static_text
 from sr_core.ui.visits import Shown, Visit, VisitStore
@@ -24,6 +24,7 @@ MOST_WAITING = 16
 """Looks that may wait in a line; more are sent away with a word."""
 BUSY = "too many people look at pictures right now"
 GONE = "that run is not here any more"
+ABOVE_WORDS = "Local root mean square above the input's Nyquist, in 8-bit levels"
 OPEN_FAILED = """() => { window.dispatchEvent(new CustomEvent("sr-open-failed")); }"""
 """Tells the comparer that its event `open_run` came to nothing."""
 Look = Callable[[Shown, gr.EventData], dict[str, Any]]
@@ -91,25 +92,33 @@ def looked(visit: Visit, event: gr.EventData, look: Look) -> dict[str, Any]:
         return {"run": run, "problem": GONE, "again": False}
 
 
+def pictures_stamp(pictures: Iterable[RunPicture]) -> str:
+    """Return what changes when pictures come or go; another order, and the words that it changes, leave it as it is."""
+    return " ".join(sorted(picture.id for picture in pictures))
+
+
+def picture_map(shown: Shown, picture_id: str) -> dict[str, Any]:
+    """Return `above_map` with words that hold for any picture: a picture's own words change with the order."""
+    return {**above_map(shown, picture_id), "words": ABOVE_WORDS}
+
+
 def level_map(shown: Shown, event: gr.EventData) -> dict[str, Any]:
     """Return a map of the run for an overlay."""
-    return spread_map(shown) if event.map == SPREAD else above_map(shown, str(event.picture))
+    return spread_map(shown) if event.map == SPREAD else picture_map(shown, str(event.picture))
 
 
-def regions(shown: Shown, _event: gr.EventData) -> dict[str, Any]:
-    """Return crops of the run where faces or text were found in its best candidate; sought once for each file."""
-    best = next((picture for picture in run_pictures(shown) if picture.kind == "candidate"), None)
-    if best is None:
-        return {"regions": []}
-    kept = shown.view_folder / f"{best.id}-{best.path.stat().st_mtime_ns}.regions.json"
+def regions(shown: Shown, event: gr.EventData) -> dict[str, Any]:
+    """Return crops of the run where faces or text were found in the picture asked about; sought once for each file."""
+    picture = find_picture(shown, str(event.picture))
+    kept = shown.view_folder / f"{picture.id}-{picture.path.stat().st_mtime_ns}.regions.json"
     if not kept.is_file():
-        found = find_regions(local_pixels(best.path))
+        found = find_regions(local_pixels(picture.path))
         replace_text(kept, json.dumps([_region_value(region, found) for region in found]))
     return {"regions": json.loads(kept.read_text())}
 
 
 def numbers(shown: Shown, event: gr.EventData) -> dict[str, Any]:
-    """Return the edge drift of every picture in a crop of the run."""
+    """Return the edge drift of every picture in a crop of the run; ids head the rows, the browser has their words."""
     box = Box(*(int(part) for part in event.box))
     table, note = drift_table(shown, box)
     words = f"Edge drift at {box.left}, {box.top}, {box.width} x {box.height} px"
@@ -141,15 +150,16 @@ def comparer_value(visit: Visit) -> dict[str, Any] | None:
     if shown is None or shown.run.best is None:
         return None
     width, height = shown.run.values["size"]
-    lq = shown.run.values["input"]
+    lq, pictures = shown.run.values["input"], run_pictures(shown)
     return {
         "run": shown.key,
+        "stamp": pictures_stamp(pictures),
         "id": shown.run.values.get("id"),
         "name": shown.name,
         "width": width,
         "height": height,
         "input": [lq["width"], lq["height"]],
-        "pictures": [picture_value(shown, picture) for picture in run_pictures(shown)],
+        "pictures": [picture_value(shown, picture) for picture in pictures],
         "colours": magnitude_colours(),
         "left": INPUT,
         "right": candidate_id(shown.run.best),

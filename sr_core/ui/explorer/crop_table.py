@@ -17,7 +17,7 @@ from sr_core.ui.visits import Shown
 
 
 def drift_table(shown: Shown, box: Box) -> tuple[pd.DataFrame, str]:
-    """Return one row per picture of the run with its edge drift in a box of the output's pixels, and a note.
+    """Return one row per picture of the run, by its id, with its edge drift in a box of the output, and a note.
 
     Raises InputError unless the box lies in the picture.
     """
@@ -33,7 +33,7 @@ def drift_table(shown: Shown, box: Box) -> tuple[pd.DataFrame, str]:
     for picture in pictures[1:]:
         found = edge_drift(_reduced(shown, picture, lq), lq, region)
         num_edges = found.num_edges
-        rows[picture.words] = [float(part) for part in (*found[:4], 100 * found.lost)]
+        rows[picture.id] = [float(part) for part in (*found[:4], 100 * found.lost)]
     columns = ["Drift, px", "Moved right, px", "Moved down, px", "Strength", "Lost, %"]
     table = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
     table.index.name = "Picture"

@@ -260,15 +260,17 @@ function wantOverlay() {
   const key = overlayKey();
   if (!key || maps.has(key)) return;
   if (overlay === "above" && pins.right === "input") { maps.set(key, { problem: "the input has nothing above its own Nyquist frequency" }); return; }
-  askMap({ run: shown.run, map: overlay, picture: overlay === "above" ? pins.right : null });
+  askMap({ run: shown.run, stamp: shown.stamp, map: overlay, picture: overlay === "above" ? pins.right : null });
 }
 
 const askMap = asker("want_map", () => shown && shown.run, async (answer, question) => {
-  const key = question.run + "|" + question.map + "|" + (question.picture || ""), { run, colours } = shown;
+  const key = question.run + "|" + question.map + "|" + (question.picture || ""), { colours } = shown;
+  const stale = () => !shown || shown.run !== question.run || shown.stamp !== question.stamp;
+  if (stale()) return;
   let map = answer;
   if (!answer.problem) {
     const bitmap = await decoded(answer.url).catch(() => null);
-    if (!shown || shown.run !== run) return;
+    if (stale()) return;
     map = bitmap ? coloured(bitmap, answer, colours) : { problem: "the map's file could not be read", again: true };
   }
   // Maps of large pictures are large; only a few are worth their memory.
@@ -571,22 +573,35 @@ function showNote(words, again = false) {
 
 function wantNumbers() {
   showNote("Measuring the edges\u2026");
-  askNumbers({ run: shown.run, box: crop });
+  askNumbers({ run: shown.run, stamp: shown.stamp, box: crop });
 }
 
 const askNumbers = asker("want_numbers", () => shown && shown.run, (answer, question) => {
-  if (!crop || question.box.join() !== crop.join()) return;
+  if (!crop || question.box.join() !== crop.join() || question.stamp !== shown.stamp) return;
   if (answer.problem) { showNote(sentence(answer.problem), answer.again); return; }
   showNote(answer.note);
-  find(".sr-cmp-drift").innerHTML = answer.table;
-  find(".sr-cmp-drift").hidden = false;
+  const drift = find(".sr-cmp-drift");
+  drift.innerHTML = answer.table;
+  for (const row of drift.querySelectorAll("tbody tr")) row.dataset.picture = row.querySelector("th").textContent;
+  nameRows();
+  drift.hidden = false;
 });
+
+// Rows come with the ids of their pictures: what these are called, and which is first, is what holds now.
+function nameRows() {
+  for (const one of shown.pictures) {
+    const row = find('.sr-cmp-drift tr[data-picture="' + CSS.escape(one.id) + '"]');
+    if (!row) continue;
+    row.querySelector("th").textContent = one.words;
+    row.parentElement.append(row);
+  }
+}
 
 function wantCrops() {
   if (asked || !shown) return;
   asked = true;
   showFound("Looking for faces and text\u2026");
-  askRegions({ run: shown.run });
+  askRegions({ run: shown.run, picture: shown.right });
 }
 
 function showFound(words, again = false) {
@@ -594,7 +609,8 @@ function showFound(words, again = false) {
   find('[data-again="regions"]').hidden = !again;
 }
 
-const askRegions = asker("want_regions", () => shown && shown.run, (answer) => {
+const askRegions = asker("want_regions", () => shown && shown.run, (answer, question) => {
+  if (question.picture !== shown.right) return;
   if (answer.problem) { asked = false; showFound(sentence(answer.problem), answer.again); return; }
   crops = answer.regions;
   listCrops();
@@ -797,10 +813,16 @@ function forget() {
   for (const entry of kept.values()) entry.ready.then((bitmap) => bitmap.close(), () => {});
   kept = new Map();
   maps.clear();
-  crops = []; crop = null; asked = false; arming = null;
+  crop = null; arming = null;
+  forgetCrops();
+  showNote("");
+}
+
+// Faces and text are sought in the best candidate: in another one they lie elsewhere.
+function forgetCrops() {
+  crops = []; asked = false;
   listCrops();
   showFound("");
-  showNote("");
 }
 
 function render() {
@@ -816,9 +838,12 @@ function render() {
     centre = { x: value.width / 2, y: value.height / 2 };
     point = { x: Math.floor(centre.x), y: Math.floor(centre.y) };
   }
-  // A run that goes on has more pictures by and by: its maps, and perhaps its best candidate, are others then.
-  else if (value.pictures.length !== shown.pictures.length) { maps.clear(); asked = false; }
+  const members = !other && value.stamp !== shown.stamp, best = !other && value.right !== shown.right;
   shown = value;
+  // A run that goes on has more pictures by and by, and members come and go: its maps and its rows are others then.
+  if (members) { maps.clear(); if (crop) wantNumbers(); }
+  if (best) forgetCrops();
+  nameRows();
   for (const side of ["left", "right"]) if (!picture(side)) pins[side] = value[side];
   fillSelects();
   const due = pending && pending.run === value.run ? pending : null;

@@ -72,13 +72,12 @@ function show(name, map, bitmap, colours) {
   bitmap.close();
   held[name] = { ...map, values, width: canvas.width, height: canvas.height };
   figure.setAttribute("aria-busy", "false");
-  canvas.setAttribute("aria-label", map.words + ". " + map.spoken + ". Arrow keys move the point.");
   figure.querySelector(".sr-maps-legend-words").textContent = map.legend;
   const ticks = figure.querySelectorAll(".sr-maps-ticks span");
   ticks[1].textContent = map.top / 2; ticks[2].textContent = map.top + " levels or more";
   figure.querySelector(".sr-maps-legend").hidden = frame.hidden = false;
   figure.querySelector("[data-over]").disabled = false;
-  showPoint();
+  showWords();
 }
 
 function render() {
@@ -92,9 +91,23 @@ function render() {
   select.replaceChildren(...value.pictures.map(([id, words]) => new Option(words, id)));
   if (value.pictures.some(([id]) => id === before)) select.value = before;
   if (!same || failed) ask();
+  // Another order changes what pictures are called, and no pixel of their maps.
+  else if (section.dataset.ready) showWords();
 }
 
 // ---- The point: one for both maps, set by a click, a tap or keys.
+
+// A picture is called what it is called now, whatever it was called when its map was asked for.
+function wordsOf(map) {
+  const named = map.picture && shown.pictures.find(([id]) => id === map.picture);
+  return named ? map.words + ": " + named[1] : map.words;
+}
+
+function showWords() {
+  for (const name of names)
+    if (held[name]) figures[name].querySelector("canvas").setAttribute("aria-label", wordsOf(held[name]) + ". " + held[name].spoken + ". Arrow keys move the point.");
+  showPoint();
+}
 
 const valueAt = (name, { x, y }) => "x " + x + ", y " + y + ": " + (held[name].values[y * held[name].width + x] / 256).toFixed(2) + " levels";
 
@@ -103,7 +116,7 @@ function showPoint() {
     const mark = figures[name].querySelector(".sr-maps-mark"), map = held[name];
     figures[name].querySelector("[data-go]").disabled = !map || !point;
     mark.hidden = !map || !point;
-    if (map) figures[name].querySelector(".sr-maps-words").textContent = point ? valueAt(name, point) : map.words;
+    if (map) figures[name].querySelector(".sr-maps-words").textContent = point ? valueAt(name, point) : wordsOf(map);
     if (mark.hidden) continue;
     mark.style.left = 100 * (point.x + 0.5) / map.width + "%";
     mark.style.top = 100 * (point.y + 0.5) / map.height + "%";

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,10 +27,18 @@ def test_the_numbers_are_the_librarys(shown: Shown) -> None:
     wanted = [float(part) for part in (*found[:4], 100 * found.lost)]
     assert list(table.iloc[0]) == pytest.approx(wanted, abs=6e-4)
     assert f"Over {found.num_edges} edge pixels" in note
-    # Prior, reference, three candidates and their twins.
-    assert len(table) == 8
+    ranked = [record.index for record in shown.run.ranked]
+    drawn = [f"{kind}-{index}" for kind in ("candidate", "before") for index in ranked]
+    assert table.index.tolist() == ["prior", "reference", *drawn]
     again, _ = drift_table(shown, Box(0, 0, 128, 128))
     assert again.equals(table)
+
+
+def test_pictures_of_one_name_have_a_row_each(shown: Shown) -> None:
+    records = (replace(record, seed=None, source="other", reward=None, rank=None) for record in shown.run.candidates)
+    shown.run = replace(shown.run, candidates=tuple(records))
+    table, _ = drift_table(shown, Box(0, 0, 128, 128))
+    assert len(table) == 8
 
 
 def test_a_crop_without_edges_says_so(shown: Shown) -> None:
