@@ -151,20 +151,26 @@ def _pictured(run: Run) -> list[CandidateRecord]:
     return [record for record in run.ranked if record.file is not None]
 
 
+def _extremes(run: Run) -> tuple[CandidateRecord, CandidateRecord]:
+    """Return the best and the worst; the first and the last picture where fewer than two are ranked."""
+    pictured = _pictured(run)
+    return run.best or pictured[0], run.worst or pictured[-1]
+
+
 def _by_hand(run: Run, winner: int, loser: int) -> tuple[int | None, int | None]:
     """Return the pair, None on a side that is what the ranking says: it follows when the order changes."""
-    best, worst = _pictured(run)[0].index, _pictured(run)[-1].index
-    return (None if winner == best else winner, None if loser == worst else loser)
+    best, worst = _extremes(run)
+    return (None if winner == best.index else winner, None if loser == worst.index else loser)
 
 
 def _winner_and_loser(visit: Visit, run: Run) -> tuple[CandidateRecord, CandidateRecord]:
     """Return the pair on screen: what was chosen of this run, else the best and the worst."""
-    chosen, pictured = _choices(visit), _pictured(run)
-    by_index = {record.index: record for record in pictured}
+    chosen, (best, worst) = _choices(visit), _extremes(run)
+    by_index = {record.index: record for record in _pictured(run)}
     winner, loser = chosen.pair if chosen.run == run.folder.name else (None, None)
     return (
-        pictured[0] if winner is None else by_index.get(winner, pictured[0]),
-        pictured[-1] if loser is None else by_index.get(loser, pictured[-1]),
+        best if winner is None else by_index.get(winner, best),
+        worst if loser is None else by_index.get(loser, worst),
     )
 
 

@@ -60,6 +60,22 @@ def test_the_pair_follows_another_order(run: Run) -> None:
     assert len(orders) == 2
 
 
+def test_a_candidate_outside_the_ranking_is_nobodys_loser(run: Run) -> None:
+    *ranked, last = run.candidates
+    some = replace(run, candidates=(*ranked, replace(last, scores={}))).reranked(0.5)
+    assert some.worst is not None
+    assert some.ranked[-1].rank is None
+    shown = SpectraSection().show(visit_of(some))
+    assert shown[LOSER]["value"] == some.worst.index
+    assert last.index in [index for _, index in shown[LOSER]["choices"]]
+
+
+def test_where_nobody_is_ranked_the_first_picture_stands_against_the_last(run: Run) -> None:
+    none = replace(run, candidates=tuple(replace(record, scores={}) for record in run.candidates)).reranked(0.5)
+    shown = SpectraSection().show(visit_of(none))
+    assert (shown[WINNER]["value"], shown[LOSER]["value"]) == (0, 3)
+
+
 def test_a_single_candidate_has_spectra_and_no_pair(run: Run) -> None:
     alone = replace(run, candidates=run.candidates[:1])
     shown = SpectraSection().show(visit_of(alone))
