@@ -1,8 +1,9 @@
 """Spectra of images and the distances between them.
 
-Powers are |coefficient|^2 of orthonormal transforms of the mean-removed luma: white noise of variance v has power v at
-every frequency, and an ideal enlargement has its input's powers times the ratio of their pixel counts. Frequencies are
-in cycles per pixel; "extent" is the grid whose pixel is meant, where a picture is compared with a larger one.
+Powers are |coefficient|^2 of orthonormal transforms of the mean-removed luma, and an ideal enlargement has its input's
+powers times the ratio of their pixel counts. White noise of variance v has power v at every frequency for "dct"; for
+"fft" the window, which is not divided out, leaves v times its mean square, (3/8)^2 = 0.14 on large planes. Frequencies
+are in cycles per pixel; "extent" is the grid whose pixel is meant, where a picture is compared with a larger one.
 """
 
 import math
@@ -36,7 +37,7 @@ def luma(image: Image) -> Float[Tensor, "b h w"]:
 
 
 def windowed_power(grey: Float[Tensor, "b h w"]) -> Float[Tensor, "b h w"]:
-    """Return the power spectrum |FFT|^2 / (h w) of the mean-removed, Hann-windowed plane."""
+    """Return the power spectrum |FFT|^2 / (h w) of the mean-removed, Hann-windowed plane; levels include the window."""
     height, width = grey.shape[-2:]
     rows = torch.hann_window(height, periodic=False, device=grey.device)
     columns = torch.hann_window(width, periodic=False, device=grey.device)

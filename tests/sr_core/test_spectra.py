@@ -60,6 +60,14 @@ def test_the_power_spectrum_keeps_the_windowed_energy() -> None:
     torch.testing.assert_close(windowed_power(grey).sum((-2, -1)), windowed.square().sum((-2, -1)), rtol=1e-5, atol=0)
 
 
+def test_white_noise_has_its_variance_at_every_frequency_and_the_windows_share_of_it_in_the_fft() -> None:
+    plane, variance = 0.1 * torch.randn(1, 512, 512, generator=torch.Generator().manual_seed(0)), 0.01
+    for basis, share in (("dct", 1.0), ("fft", (3 / 8) ** 2)):
+        means = ring_means(POWERS[basis](plane), rings((512, 512), basis))[0, 64:256]
+        assert float(means.mean()) == pytest.approx(share * variance, rel=0.01)
+        assert (means / (share * variance)).log().abs().max() < 0.5
+
+
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 5), (31, 31), (32, 48), (15, 64)])
 def test_bins_hold_every_frequency_up_to_nyquist_of_the_shorter_side(height: int, width: int) -> None:
     bins, count = radial_bins(height, width)

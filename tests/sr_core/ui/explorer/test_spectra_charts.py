@@ -73,6 +73,12 @@ def test_the_powers_drawn_are_the_reports(run: Run, basis: Basis) -> None:
     np.testing.assert_array_equal(values(drawn["natural guide 1/f\u00b2"]["y"]), view.report.guide[basis])
 
 
+def test_the_axis_of_powers_says_whether_they_are_windowed(run: Run) -> None:
+    charts = (powers_chart(view_of(run, basis))["figure"] for basis in ("dct", "fft"))
+    titles = [chart["layout"]["yaxis"]["title"]["text"] for chart in charts]
+    assert titles == ["Mean power of luma", "Mean power of luma, windowed"]
+
+
 def test_the_levels_drawn_are_the_reports(run: Run) -> None:
     view = view_of(run)
     drawn = traces(levels_chart(view))
