@@ -76,7 +76,9 @@ def test_the_table_holds_the_librarys_numbers(opened: Opened) -> None:
     assert values(page, "reward") == [record.reward for record in run.ranked]
     assert values(page, "seed") == [record.seed for record in run.ranked]
     assert values(page, "highest") == (100 * bootstrap_ranks(group).highest[order]).tolist()
-    for key in group.raw:
+    assert values(page, "mean_rank") == bootstrap_ranks(group).mean_rank[order].tolist()
+    for key, part in contributions(group.reward).items():
+        assert values(page, f"adds:{key}") == part[order].tolist()
         assert values(page, f"raw:{key}") == [record.scores[key] for record in run.ranked]
         assert values(page, f"normalised:{key}") == group.reward.normalised[key][order].tolist()
 
@@ -105,7 +107,9 @@ def test_the_bars_are_the_contributions(opened: Opened) -> None:
     assert drawn[0]["pins"] == [["input", f"candidate-{group.indices[m]}"] for m in order]
 
 
-@pytest.mark.parametrize("key", ["rank", "reward", "seed", "highest", "raw:niqe", "normalised:consistency_vsi"])
+@pytest.mark.parametrize(
+    "key", ["rank", "seed", "highest", "mean_rank", "raw:niqe", "normalised:consistency_vsi", "adds:niqe"]
+)
 def test_any_column_sorts_the_rows_both_ways(opened: Opened, key: str) -> None:
     page = opened.page
     if key == "rank":
@@ -150,6 +154,17 @@ def test_conditions_hide_the_other_rows(opened: Opened) -> None:
     page.get_by_role("button", name="Show all").click()
     expect(page.locator(".sr-count")).to_have_text(f"{NUM_CANDIDATES} of {NUM_CANDIDATES} shown")
     assert len(names(page)) == NUM_CANDIDATES
+
+
+@pytest.mark.parametrize("key", ["mean_rank", "adds:consistency_lpips"])
+def test_resampled_ranks_and_contributions_can_be_filtered_by(opened: Opened, key: str) -> None:
+    page, _, _ = opened
+    limit = sorted(values(page, key))[3]
+    kept = [value for value in values(page, key) if value >= limit]
+    page.locator(".sr-filter select").first.select_option(key)
+    page.get_by_label("is at least").first.fill(repr(limit))
+    expect(page.locator(".sr-count")).to_have_text(f"{len(kept)} of {NUM_CANDIDATES} shown")
+    assert values(page, key) == kept
 
 
 def test_a_row_opens_its_candidate_against_the_input_and_the_best(opened: Opened) -> None:

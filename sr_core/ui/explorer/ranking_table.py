@@ -6,11 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from sr_core.explanation import RankBootstrap, RankedGroup
+from sr_core.explanation import RankBootstrap, RankedGroup, contributions
 from sr_core.runs import CandidateRecord, Run
 from sr_core.ui.explorer.number_table import Cell, Column, head_cell, row_cell, row_head, table_value
 from sr_core.ui.explorer.pins import INPUT, candidate_id, pin_button
 from sr_core.ui.tables import label_of
+
+PER_METRIC = 3
+"""Columns below each metric's head: its raw score, the score from 0 to 1, and what it adds to the reward."""
 
 
 def ranking_table(run: Run, group: RankedGroup, resampled: RankBootstrap) -> dict[str, Any]:
@@ -37,9 +40,11 @@ def _columns(group: RankedGroup) -> Iterator[Column]:
     yield Column("rank", "Rank", "Rank", True)
     yield Column("reward", "Reward", "Reward", False)
     yield Column("highest", "Highest in", "Highest in, % of resamplings", False)
+    yield Column("mean_rank", "Mean rank", "Mean rank over resamplings", True)
     for key, term in group.terms.items():
         yield Column(f"raw:{key}", "Raw", f"{label_of(key)}, raw", term.lower_is_better)
         yield Column(f"normalised:{key}", "0 to 1", f"{label_of(key)}, 0 to 1", False)
+        yield Column(f"adds:{key}", "Adds", f"{label_of(key)}, added to the reward", False)
 
 
 def _cells(
@@ -48,24 +53,28 @@ def _cells(
     """Return one candidate's cells by column; numbers are rounded in their words only."""
     reward, ranks = group.reward, group.reward.ranks or (1,) * len(group.indices)
     seed, share = records[group.indices[m]].seed, 100 * float(resampled.highest[m])
+    mean_rank, parts = float(resampled.mean_rank[m]), contributions(reward)
     cells = {
         "seed": Cell(seed, records[group.indices[m]].name),
         "rank": Cell(ranks[m], f"{ranks[m]}{' tied' if ranks.count(ranks[m]) > 1 else ''}"),
         "reward": Cell(float(reward.reward[m]), f"{reward.reward[m]:.3f}", m == group.best),
         "highest": Cell(share, f"{share:.1f} %"),
+        "mean_rank": Cell(mean_rank, f"{mean_rank:.2f}"),
     }
     for key, raw in group.raw.items():
         good = raw.min() if group.terms[key].lower_is_better else raw.max()
         cells[f"raw:{key}"] = Cell(float(raw[m]), f"{raw[m]:.4g}", bool(raw[m] == good))
         value = float(reward.normalised[key][m])
         cells[f"normalised:{key}"] = Cell(value, f"{value:.3f}")
+        added = float(parts[key][m])
+        cells[f"adds:{key}"] = Cell(added, f"{added:.3f}")
     return cells
 
 
 def _head(group: RankedGroup, columns: list[Column]) -> str:
     """Return two rows: the metrics with direction, weight and tolerance, then a button per column."""
     metrics = "".join(_metric_head(group, key) for key in group.terms)
-    num_own = len(columns) - 2 * len(group.terms)
+    num_own = len(columns) - PER_METRIC * len(group.terms)
     buttons = [head_cell(column) for column in columns]
     return (
         f'<tr><td></td><td colspan="{num_own}"></td>{metrics}</tr>'
@@ -77,7 +86,7 @@ def _metric_head(group: RankedGroup, key: str) -> str:
     term = group.terms[key]
     arrow, words = arrow_of(term.lower_is_better)
     return (
-        f'<th scope="colgroup" colspan="2">{escape(label_of(key))} <span aria-hidden="true">{arrow}</span>'
+        f'<th scope="colgroup" colspan="{PER_METRIC}">{escape(label_of(key))} <span aria-hidden="true">{arrow}</span>'
         f'<span class="sr-hidden"> ({words})</span><small>weight {100 * group.reward.weights[key]:.3g} %, '
         f"ties within {term.tolerance:.3g}</small></th>"
     )
@@ -96,5 +105,6 @@ def _tie_words(group: RankedGroup) -> str:
     return (
         f"Tie band {group.reward.tie_band:.3f}: rewards no further apart share a rank. It is what the metrics' own "
         "tolerances add up to. 0 to 1 is a score's place between the group's worst and best; all have 0.5 where the "
-        "whole spread is within the tolerance. The best of a column is bold."
+        "whole spread is within the tolerance; times the metric's weight it is what the metric adds to the reward. "
+        "Resamplings draw the metrics anew, as in the chart below. The best of a column is bold."
     )
