@@ -3,6 +3,7 @@
 import io
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,8 +38,9 @@ def opened(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     root = tmp_path_factory.mktemp("comparer")
     runs = tuple(
         write_run(root / f"run{k}", num_candidates=4, size=SIZE, seed=k, before=k == 1, reference=k == 0)
-        for k in range(2)
+        for k in range(3)
     )
+    see_through(runs[2].path(runs[2].candidates[1]))
     with served_page(root / "runs", runs=[run.folder for run in runs]) as address:
         page = open_page(browser, f"{address}?run={runs[1].values['id']}")
         page.locator("#sr-grid button[data-index]").first.wait_for()
@@ -47,6 +49,13 @@ def opened(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         page.locator("#sr-tab-explore-button").click()
         yield Opened(page, runs)
         page.context.close()
+
+
+def see_through(path: Path) -> None:
+    """Give a picture an opacity that falls from the top to the bottom."""
+    with PillowImage.open(path) as image:
+        image.putalpha(PillowImage.linear_gradient("L").resize(image.size))
+        image.save(path)
 
 
 @pytest.fixture
@@ -553,6 +562,16 @@ def test_the_lens_shows_as_many_pixels_as_it_says(page: Page, opened: Opened, ac
     inside = (np.arange(across) + x - half >= 0) & (np.arange(across) + x - half < SIZE)
     assert side == size * across
     np.testing.assert_array_equal(seen[inside], wanted[inside])
+
+
+def test_a_picture_with_transparency_is_said_to_be_rounded(browser: Browser, page: Page, opened: Opened) -> None:
+    other = follow(browser, page, opened.runs[2])
+    note = other.locator(".sr-cmp-glass")
+    pin(other, left="candidate-1", right="candidate-0")
+    expect(note).to_contain_text(re.compile("Has transparency: Rank . . seed 1 . [0-9.]+ Where a pixel is not opaque"))
+    pin(other, left="candidate-0", right="candidate-2")
+    expect(note).to_be_hidden()
+    other.context.close()
 
 
 def test_another_order_renames_maps_and_rows_and_seeks_crops_anew(browser: Browser, page: Page, opened: Opened) -> None:

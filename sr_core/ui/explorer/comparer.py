@@ -3,9 +3,11 @@
 import asyncio
 import json
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from PIL import Image as PillowImage
 
 from sr_core.errors import InputError, SRError
 from sr_core.files import replace_text
@@ -97,6 +99,12 @@ def pictures_stamp(pictures: Iterable[RunPicture]) -> str:
     return " ".join(sorted(picture.id for picture in pictures))
 
 
+def is_transparent(path: Path) -> bool:
+    """Return whether a file has opacity beside its colours: canvases hold the product, which rounds the colours."""
+    with PillowImage.open(path) as image:
+        return image.has_transparency_data
+
+
 def picture_map(shown: Shown, picture_id: str) -> dict[str, Any]:
     """Return `above_map` with words that hold for any picture: a picture's own words change with the order."""
     return {**above_map(shown, picture_id), "words": ABOVE_WORDS}
@@ -159,7 +167,9 @@ def comparer_value(visit: Visit) -> dict[str, Any] | None:
         "width": width,
         "height": height,
         "input": [lq["width"], lq["height"]],
-        "pictures": [picture_value(shown, picture) for picture in pictures],
+        "pictures": [
+            {**picture_value(shown, picture), "transparent": is_transparent(picture.path)} for picture in pictures
+        ],
         "colours": magnitude_colours(),
         "left": INPUT,
         "right": candidate_id(shown.run.best),

@@ -13,6 +13,11 @@ const DIFFERENCE_PIXELS = 4e6;
 const LENSES = { 11: 121, 21: 126, 41: 123 };
 const calm = window.matchMedia("(prefers-reduced-motion: reduce)");
 
+const glass = document.createElement("p");
+glass.className = "sr-chart-note sr-cmp-glass";
+glass.hidden = true;
+find(".sr-cmp-point").append(glass);
+
 let shown = null;
 const pins = { left: "input", right: "" };
 let mode = "side", zoom = "fit", pinched = null, centre = { x: 0, y: 0 }, point = { x: 0, y: 0 };
@@ -25,7 +30,8 @@ const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
 const picture = (side) => shown.pictures.find((one) => one.id === pins[side]);
 const say = (words) => { said.textContent = words; };
 
-// ---- Pictures: decoded once, without colour conversion, so that canvases hold the files' own 8-bit values.
+// ---- Pictures: decoded once, without colour conversion, so that canvases hold the files' own 8-bit values; of what is
+// not opaque they hold the product with its opacity, which the note below the values says.
 
 let kept = new Map();
 const maps = new Map();
@@ -409,6 +415,9 @@ function label() {
     lenses[side].setAttribute("aria-label", one.words + " around the point");
     selects[side].value = one.id;
   }
+  const clear = ["left", "right"].filter((side) => picture(side) && picture(side).transparent).map((side) => picture(side).words);
+  glass.hidden = !clear.length;
+  glass.textContent = "Has transparency: " + clear.join(" and ") + ". Where a pixel is not opaque, browsers keep its colour times its opacity: values, lens and difference are rounded there and need not be the file's own levels.";
   if (picture("left") && picture("right")) canvases.difference.setAttribute("aria-label", "Difference: " + picture("right").label + " minus " + picture("left").label);
 }
 

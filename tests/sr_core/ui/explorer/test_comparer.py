@@ -163,3 +163,14 @@ def test_a_line_works_on_one_thing_at_a_time_and_sends_away_who_comes_when_it_is
         crowded = thread.submit(asyncio.run, crowds()).result()
     assert [answers.count(None) for answers in crowded] == [4, 4]
     assert most_at_once == [True] * 2 * (MOST_WAITING + 1)
+
+
+def test_a_picture_with_opacity_is_told_from_one_without(visit: Visit) -> None:
+    shown = visit.on_screen
+    assert shown is not None
+    path = shown.run.path(shown.run.candidates[1])
+    with PillowImage.open(path) as image:
+        image.convert("RGBA").save(path)
+    value = comparer_value(visit)
+    assert value is not None
+    assert {one["id"] for one in value["pictures"] if one["transparent"]} == {"candidate-1"}
