@@ -18,6 +18,14 @@ pytestmark = pytest.mark.browser
 expect.set_options(timeout=PATIENCE_MS)
 CARDS = "#sr-grid button[data-index]"
 TURNS = 20
+WORDS = "watched.textContent"
+NUM_HIDDEN = "String(watched.querySelectorAll('[hidden]').length)"
+PINS_DRAWN = "watched.dataset.ready === 'yes' ? watched.dataset.pins : before"
+"""The stage names its pins once both pictures are decoded, and draws them before anybody else has a turn."""
+CHARTS_DRAWN = """(stages => stages.every((stage) => stage.dataset.ready === "yes")
+  ? String(Math.min(...stages.map((stage) => drawings.get(stage) || 0)))
+  : before)([...watched.querySelectorAll(".sr-chart-stage")])"""
+"""How often every chart began or ended to be drawn, while none is at it."""
 
 
 @pytest.fixture(scope="module")
@@ -41,26 +49,41 @@ def page(browser: Browser, served: str, run: Run) -> Iterator[Page]:
     page.context.close()
 
 
-def answers(page: Page, act: Callable[[int], None], watched: str, *, hidden: bool = False) -> list[float]:
-    """Return milliseconds from each act until `watched` says something else, measured inside the browser.
+def answers(page: Page, act: Callable[[int], None], watched: str, sign: str) -> list[float]:
+    """Return milliseconds from each act until a sign of `watched` is another, measured inside the browser.
 
-    `hidden` watches how many of its parts are hidden instead of its words.
+    A sign is an expression of the page's language; it may be `before`, what it was at the act, to wait on.
     """
     page.evaluate(
-        """([selector, hidden]) => {
+        """([selector, sign]) => {
+          // What was watched before has its say no more.
+          if (window.stopWatching) window.stopWatching();
           window.began = 0; window.took = [];
+          const listening = new AbortController();
           const watched = document.querySelector(selector);
-          const state = () => hidden ? watched.querySelectorAll("[hidden]").length + "" : watched.textContent;
+          const state = new Function("watched", "before", "drawings", "return " + sign);
           let before = "";
-          const now = (event) => { if (event.isTrusted) { before = state(); window.began = performance.now(); } };
-          for (const kind of ["keydown", "pointerdown"]) document.addEventListener(kind, now, true);
-          new MutationObserver(() => {
-            if (!window.began || state() === before) return;
+          const drawings = new Map();
+          const now = (event) => {
+            if (!event.isTrusted) return;
+            before = state(watched, before, drawings);
+            window.began = performance.now();
+          };
+          for (const kind of ["keydown", "pointerdown"])
+            document.addEventListener(kind, now, { capture: true, signal: listening.signal });
+          const observer = new MutationObserver((changes) => {
+            for (const { attributeName, target } of changes)
+              if (attributeName === "data-ready") drawings.set(target, (drawings.get(target) || 0) + 1);
+            if (!window.began || state(watched, before, drawings) === before) return;
             window.took.push(performance.now() - window.began);
             window.began = 0;
-          }).observe(watched, {attributes: hidden, childList: true, characterData: true, subtree: true});
+          });
+          window.stopWatching = () => { listening.abort(); observer.disconnect(); };
+          observer.observe(watched, {
+            attributeFilter: ["hidden", "data-ready", "data-pins"], childList: true, characterData: true, subtree: true,
+          });
         }""",
-        [watched, hidden],
+        [watched, sign],
     )
     for turn in range(TURNS):
         act(turn)
@@ -95,18 +118,22 @@ def test_first_load(browser: Browser, served: str, capsys: pytest.CaptureFixture
 def test_ranking_again(page: Page, capsys: pytest.CaptureFixture[str]) -> None:
     slider = page.locator("#sr-taste-slider input[type=range]")
     slider.focus()
-    took = answers(page, lambda turn: page.keyboard.press("ArrowRight" if turn % 2 else "ArrowLeft"), "#sr-grid")
+    took = answers(page, lambda turn: page.keyboard.press("ArrowRight" if turn % 2 else "ArrowLeft"), "#sr-grid", WORDS)
     say(capsys, "rank 16 candidates of 1024 px again", took)
 
 
 def test_ranking_again_under_explore(page: Page, capsys: pytest.CaptureFixture[str]) -> None:
     page.locator("#sr-tab-explore-button").click()
-    page.locator("#sr-ranking .sr-chart-stage[data-ready='yes']").first.wait_for()
+    expect(page.locator("#sr-ranking .sr-chart-stage[data-ready='yes']")).to_have_count(2)
     page.locator("#sr-explore-taste input[type=range]").focus()
-    took = answers(
-        page, lambda turn: page.keyboard.press("ArrowRight" if turn % 2 else "ArrowLeft"), "#sr-ranking-lead"
-    )
-    say(capsys, "rank again with Explore open", took)
+
+    def move(turn: int) -> None:
+        page.keyboard.press("ArrowRight" if turn % 2 else "ArrowLeft")
+
+    took = answers(page, move, "#sr-ranking-lead", WORDS)
+    say(capsys, "rank again with Explore open, until the words are there", took)
+    took = answers(page, move, "#sr-ranking", CHARTS_DRAWN)
+    say(capsys, "rank again with Explore open, until both charts are drawn", took)
 
 
 def test_filtering(page: Page, capsys: pytest.CaptureFixture[str]) -> None:
@@ -117,7 +144,7 @@ def test_filtering(page: Page, capsys: pytest.CaptureFixture[str]) -> None:
         page,
         lambda turn: page.keyboard.press("Backspace" if turn % 2 else "1"),
         "#sr-ranking .sr-sortable",
-        hidden=True,
+        NUM_HIDDEN,
     )
     say(capsys, "filter 16 candidates", took)
 
@@ -127,5 +154,5 @@ def test_pinning(page: Page, capsys: pytest.CaptureFixture[str]) -> None:
     buttons = page.locator("#sr-ranking .sr-sortable .sr-pin")
     count = buttons.count()
     page.locator(".sr-cmp-stage[data-ready='yes']").wait_for()
-    took = answers(page, lambda turn: buttons.nth((3 * turn + 2) % count).click(), ".sr-cmp-tag-right")
-    say(capsys, "pin another candidate", took)
+    took = answers(page, lambda turn: buttons.nth((3 * turn + 2) % count).click(), ".sr-cmp-stage", PINS_DRAWN)
+    say(capsys, "pin another candidate, until both pictures are drawn", took)
