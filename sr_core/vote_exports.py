@@ -25,6 +25,8 @@ from sr_core.votes import Vote
 
 NUM_NAME_DIGITS = 16
 """Hexadecimal digits that name a vote or a voter in a table."""
+JOINED = "joined"
+"""Stands where a backbone's name stands for a candidate that no backbone of ours drew."""
 
 VOTE_SCHEMA = table_schema(
     [
@@ -117,8 +119,13 @@ def pickapic_parquet(runs: Sequence[Run], votes: Sequence[Vote]) -> bytes:
 
 
 def origin_label(run: Run, record: CandidateRecord) -> str:
-    """Return what drew a candidate, for people: the adapter, or where it came from."""
-    return record.source or adapter_label(run.values["adapter"])
+    """Return what drew a candidate, for people: backbone and adapter, or `joined` and the name of the file or model.
+
+    No backbone is called `joined`, so a file that is named like an adapter is another origin.
+    """
+    if record.source is not None:
+        return f"{JOINED}: {record.source}"
+    return f"{run.values['backbone']}: {adapter_label(run.values['adapter'])}"
 
 
 def _side(run: Run, record: CandidateRecord) -> ComparedImage:

@@ -2,7 +2,6 @@
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -13,6 +12,9 @@ SPACE, REPOSITORY, TOKEN = "SPACE_ID", "SR_VOTES_REPO", "HF_TOKEN"
 """Environment variables: set on every Space; the dataset repository, as OWNER/NAME; a token that may write there."""
 EVERY_S = 300.0
 """Votes are copied no more often than that."""
+CLOSE_S = 15.0
+"""How long a server that ends waits for the last copy."""
+_LOG = logging.getLogger(__name__)
 
 
 class Repository(NamedTuple):
@@ -56,27 +58,56 @@ def share_votes(store: VoteStore, repository: Repository, upload: Upload) -> Non
 
 
 class VoteSharing:
-    """Copies votes in the background after they have changed."""
+    """Copies votes in the background after they have changed, and what is left when the server ends."""
 
     def __init__(
         self, store: VoteStore, repository: Repository, *, upload: Upload = hub_upload, every_s: float | int = EVERY_S
     ) -> None:
         self.repository = repository
         self._store, self._upload, self._every_s = store, upload, every_s
-        self._changed = threading.Event()
-        threading.Thread(target=self._loop, name="share-votes", daemon=True).start()
+        self._pending, self._closing = False, False
+        self._news = threading.Condition()
+        self._thread = threading.Thread(target=self._loop, name="share-votes", daemon=True)
+        self._thread.start()
 
     def changed(self) -> None:
         """Say that there is something new to copy; returns at once."""
-        self._changed.set()
+        with self._news:
+            self._pending = True
+            self._news.notify_all()
+
+    def close(self, *, within_s: float | int = CLOSE_S) -> None:
+        """Copy what is pending at once, by one last try, and copy nothing after that.
+
+        Returns after `within_s` at the latest; a warning says where the copy did not end by then.
+        """
+        with self._news:
+            self._closing = True
+            self._news.notify_all()
+        self._thread.join(within_s)
+        if self._thread.is_alive():
+            _LOG.warning("copying votes to %s did not end within %s s", self.repository.name, within_s)
 
     def _loop(self) -> None:
         while True:
-            self._changed.wait()
-            self._changed.clear()
-            try:
-                share_votes(self._store, self.repository, self._upload)
-            except OSError as error:
-                logging.getLogger(__name__).warning("%s; it is tried again in %d s", error, self._every_s)
-                self._changed.set()
-            time.sleep(self._every_s)
+            with self._news:
+                self._news.wait_for(lambda: self._pending or self._closing)
+                if not self._pending:
+                    return
+                self._pending, last = False, self._closing
+            copied = self._copy("the server ends" if last else f"it is tried again in {self._every_s} s")
+            if last:
+                return
+            with self._news:
+                self._pending = self._pending or not copied
+                self._news.wait_for(lambda: self._closing, timeout=self._every_s)
+
+    def _copy(self, otherwise: str) -> bool:
+        """Copy the votes and return whether that went well; a warning says why not, and what happens `otherwise`."""
+        try:
+            share_votes(self._store, self.repository, self._upload)
+        # Whatever it was, the thread must live on: without it no later vote would be copied.
+        except Exception as error:
+            _LOG.warning("copying votes to %s failed, %s: %r", self.repository.name, otherwise, error, exc_info=True)
+            return False
+        return True

@@ -1,6 +1,7 @@
 """The page as programs and strangers see it: a real server, the public endpoints, and what it refuses."""
 
 import json
+import signal
 import subprocess
 import sys
 import zipfile
@@ -19,6 +20,7 @@ from PIL import Image as PillowImage
 
 import app
 from sr_core.ballots import run_key, show_pictures
+from sr_core.commands import INTERRUPTED
 from sr_core.errors import InputError, WeightsError
 from sr_core.limits import MAX_UPLOAD_BYTES
 from sr_core.runs import Run
@@ -273,3 +275,18 @@ def test_a_folder_without_a_run_is_refused_before_serving(tmp_path: Path) -> Non
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "must be a folder with run.json" in done.stderr
+
+
+def test_a_server_that_is_told_to_stop_ends_its_visits_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cleared: list[VisitStore] = []
+    monkeypatch.setattr(gr.Blocks, "launch", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
+    monkeypatch.setattr(VisitStore, "clear", lambda store: cleared.append(store))
+    monkeypatch.setattr(sys, "argv", ["app.py"])
+    monkeypatch.setenv("SR_RUN_ROOT", str(tmp_path))
+    usual = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            app.main()
+    finally:
+        signal.signal(signal.SIGTERM, usual)
+    assert (ended.value.code, len(cleared)) == (INTERRUPTED, 1)

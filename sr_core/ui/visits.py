@@ -263,6 +263,8 @@ class VisitStore:
         """For what no browser may fetch, such as a database."""
         self.votes_file = votes_file or self.private / "votes.sqlite"
         """Where votes lie: in `private` or at another place, which may outlast `root`."""
+        self.closing: list[Callable[[], None]] = []
+        """What is called before everything is deleted, such as a last copy of the votes."""
         self._idle_s, self._closed_s, self._clock = idle_s, closed_s, clock
         self._visits: dict[str, Visit] = {}
         self._lock = threading.Lock()
@@ -323,7 +325,9 @@ class VisitStore:
         threading.Thread(target=loop, name="sweep-visits", daemon=True).start()
 
     def clear(self) -> None:
-        """Stop and delete everything."""
+        """Stop and delete everything, after what `closing` holds has been called."""
+        while self.closing:
+            self.closing.pop()()
         with self._lock:
             for visit in self._visits.values():
                 visit.stop.set()

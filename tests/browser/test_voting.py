@@ -12,10 +12,10 @@ import pytest
 from PIL import Image as PillowImage
 from playwright.sync_api import Browser, Page, Response, expect
 
-from sr_core.ballots import pairs_of, run_key
+from sr_core.ballots import pairs_of, run_key, show_pictures
 from sr_core.runs import Run
 from sr_core.vote_statistics import agreement, judged_pairs, verdicts
-from sr_core.votes import Vote, VoteStore
+from sr_core.votes import Answer, Vote, VoteStore, new_voter
 from tests.browser.conftest import PATIENCE_MS
 from tests.browser.server import served_page
 from tests.explorer_run import write_run
@@ -235,19 +235,35 @@ def test_nothing_tells_who_is_who_from_vote_to_vote_until_no_pair_is_left(tab: T
     assert [vote.num_revealed for vote in new_votes(site, before)] == [0] * 10 + [2]
 
 
-def test_the_figures_do_not_move_with_a_vote_before_its_voter_asks_who_was_who(tab: Tab, site: Site) -> None:
-    page = tab.page
-    results = page.locator("#sr-vote-results")
+def told_vote_of_another(site: Site) -> None:
+    """Cast a vote of somebody else who has been told who was who, so that there are figures to see."""
+    store, voter = VoteStore(site.root / "private" / "votes.sqlite"), new_voter()
+    ballot = store.issue(run_key(site.run), "pair", show_pictures(site.run, (0, 1)))
+    store.cast(ballot.token, voter, Answer("choice", 0, 1))
+    assert len(store.reveal(voter, [run_key(site.run)])) == 1
+
+
+def test_the_figures_do_not_move_with_a_vote_before_its_voter_asks_who_was_who(browser: Browser, site: Site) -> None:
+    told_vote_of_another(site)
+    page = open_tab(browser, site).page
+    results, words = page.locator("#sr-vote-results"), page.locator("#sr-vote-words")
+    results.locator("button.label-wrap").click()
     num_before = len([vote for vote in stored(site) if not vote.withdrawn])
-    before = results.inner_text() if num_before else ""
+    expect(results).to_contain_text(f"Results of {num_before} vote")
+    expect(words).to_contain_text(f"{num_before} vote")
+    page.locator(".sr-vote-question").focus()
+    before = words.inner_text()
     vote_by_key(page, "1")
     page.locator("#sr-tab-explore-button").click()
     page.locator("#sr-tab-vote-button").click()
     wait_for_ballot(page)
-    assert (results.inner_text() if num_before else "") == before
+    assert words.inner_text() == before
+    expect(results).to_contain_text(f"Results of {num_before} vote")
     page.locator(".sr-vote-question").focus()
     reveal_by_key(page)
     expect(results).to_contain_text(f"Results of {num_before + 1} vote")
+    expect(words).not_to_have_text(before)
+    page.context.close()
 
 
 def test_keys_answer_only_inside_the_ballot_and_once_however_long_they_are_held(tab: Tab, site: Site) -> None:

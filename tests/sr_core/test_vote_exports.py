@@ -1,5 +1,6 @@
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -9,11 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image as PillowImage
 
+from sr_core.backbones import BACKBONES
 from sr_core.ballots import run_key, show_pictures, still_there
 from sr_core.errors import InputError
 from sr_core.preference_data.pickapic import PICKAPIC_SCHEMA
 from sr_core.runs import Run
-from sr_core.vote_exports import VOTE_SCHEMA, origin_label, pickapic_parquet, votes_parquet
+from sr_core.vote_exports import JOINED, VOTE_SCHEMA, origin_label, pickapic_parquet, votes_parquet
 from sr_core.votes import Answer, Viewing, VoteStore, new_voter, voter_key
 from tests.explorer_run import write_run
 
@@ -158,5 +160,19 @@ def test_votes_on_other_runs_are_left_out(store: VoteStore, run: Run, tmp_path: 
     assert read(pickapic_parquet([run, other], store.votes())).num_rows == 2
 
 
-def test_a_candidate_is_named_by_what_drew_it(run: Run) -> None:
-    assert origin_label(run, run.candidates[0]) == "SFT"
+def test_a_candidate_is_named_by_the_backbone_and_the_adapter_that_drew_it(run: Run) -> None:
+    names = {
+        origin_label(replace(run, values={**run.values, "backbone": backbone, "adapter": adapter}), run.candidates[0])
+        for backbone in BACKBONES
+        for adapter in ("sft", "hpo")
+    }
+    assert len(names) == 2 * len(BACKBONES)
+    assert {"compact: SFT", "c-sd2: SFT", "compact: DP2O"} <= names
+
+
+def test_a_file_that_is_named_like_what_drew_a_candidate_is_another_origin(run: Run) -> None:
+    drawn = origin_label(run, run.candidates[0])
+    for name in ("SFT", "sft", drawn):
+        joined = replace(run.candidates[0], seed=None, source=name)
+        assert origin_label(run, joined) == f"joined: {name}" != drawn
+    assert JOINED not in BACKBONES

@@ -1,4 +1,7 @@
+import sqlite3
+import threading
 import time
+from collections.abc import Collection
 from io import BytesIO
 from pathlib import Path
 
@@ -6,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from sr_core.vote_sharing import Repository, VoteSharing, share_votes, shared_repository
-from sr_core.votes import Answer, ShownPicture, VoteStore, new_voter
+from sr_core.votes import Answer, ShownPicture, Vote, VoteStore, new_voter
 
 WHERE = Repository("someone/votes", "a token")
 PATIENCE_S = 300.0
@@ -91,3 +94,83 @@ def test_nothing_is_copied_before_something_changed(store: VoteStore) -> None:
     VoteSharing(store, WHERE, upload=hub.upload, every_s=0.01)
     time.sleep(0.1)
     assert hub.num_calls == 0
+
+
+class BusyStore(VoteStore):
+    """Cannot be read the first few times."""
+
+    num_failures = 0
+
+    def votes(self, runs: Collection[str] | None = None) -> list[Vote]:
+        if self.num_failures:
+            self.num_failures -= 1
+            raise sqlite3.OperationalError("database is locked")
+        return super().votes(runs)
+
+
+def test_a_store_that_cannot_be_read_for_a_while_does_not_end_the_copies(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    hub, store = FakeHub(), BusyStore(tmp_path / "busy.sqlite")
+    store.num_failures = 2
+    sharing = VoteSharing(store, WHERE, upload=hub.upload, every_s=0.02)
+    cast(store, new_voter())
+    sharing.changed()
+    hub.wait_for(1)
+    warnings = [record.getMessage() for record in caplog.records]
+    assert len(warnings) == 2
+    assert all("database is locked" in words and "tried again in 0.02 s" in words for words in warnings)
+    cast(store, new_voter())
+    sharing.changed()
+    hub.wait_for(2)
+
+
+def test_what_is_pending_is_copied_at_the_end_and_nothing_after_it(store: VoteStore) -> None:
+    hub = FakeHub()
+    sharing = VoteSharing(store, WHERE, upload=hub.upload, every_s=10 * PATIENCE_S)
+    cast(store, new_voter())
+    sharing.changed()
+    hub.wait_for(1)
+    cast(store, new_voter())
+    sharing.changed()
+    sharing.close(within_s=PATIENCE_S)
+    assert (hub.num_votes(), hub.num_calls) == (2, 2)
+    sharing.changed()
+    sharing.close(within_s=PATIENCE_S)
+    assert hub.num_calls == 2
+
+
+def test_the_end_tries_once_more_what_had_failed_and_says_if_that_fails_too(
+    store: VoteStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    for failures, num_copied in ((1, 1), (2, 0)):
+        hub = FakeHub(failures=failures)
+        sharing = VoteSharing(store, WHERE, upload=hub.upload, every_s=10 * PATIENCE_S)
+        if not store.votes():
+            cast(store, new_voter())
+        sharing.changed()
+        deadline = time.monotonic() + PATIENCE_S
+        while hub.num_calls == 0:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        caplog.clear()
+        sharing.close(within_s=PATIENCE_S)
+        assert (hub.num_votes(), hub.num_calls) == (num_copied, 2)
+    assert "the server ends: ConnectionError('no route')" in caplog.text
+
+
+def test_without_changes_the_end_copies_nothing(store: VoteStore) -> None:
+    hub = FakeHub()
+    VoteSharing(store, WHERE, upload=hub.upload).close(within_s=PATIENCE_S)
+    assert hub.num_calls == 0
+
+
+def test_the_end_waits_no_longer_than_it_is_told(store: VoteStore, caplog: pytest.LogCaptureFixture) -> None:
+    release = threading.Event()
+    sharing = VoteSharing(store, WHERE, upload=lambda *_: release.wait(2 * PATIENCE_S) and None)
+    sharing.changed()
+    began = time.monotonic()
+    sharing.close(within_s=0.05)
+    assert time.monotonic() - began < PATIENCE_S
+    assert "did not end within 0.05 s" in caplog.text
+    release.set()

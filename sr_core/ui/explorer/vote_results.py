@@ -72,7 +72,7 @@ def results(runs: Sequence[Run], votes: Sequence[Vote], scope: str) -> list[Any]
     num_votes = f"{len(used)} {'vote' if len(used) == 1 else 'votes'}"
     return [
         gr.update(visible=True, label=f"Results of {num_votes}"),
-        _lead(used, judged, len(counted(votes)) - len(used)),
+        _lead(used, judged, num_photos(usable), len(counted(votes)) - len(used)),
         _accuracy(agreement(said)),
         _complementarity(said),
         _strengths(judged, scope),
@@ -80,11 +80,16 @@ def results(runs: Sequence[Run], votes: Sequence[Vote], scope: str) -> list[Any]
     ]
 
 
-def _lead(used: Sequence[Vote], judged: Sequence[tuple[Run, Sequence[JudgedPair]]], num_gone: int) -> str:
+def num_photos(usable: Sequence[tuple[Run, Sequence[Vote]]]) -> int:
+    """Return how many different photos votes that count are about: several runs may be of the same one."""
+    return len({run.values["input"]["sha256"] for run, found in usable if counted(found)})
+
+
+def _lead(used: Sequence[Vote], judged: Sequence[tuple[Run, Sequence[JudgedPair]]], photos: int, num_gone: int) -> str:
     kinds = [vote.answer.kind for vote in used]
     pairs = [pair for _, found in judged for pair in found]
     num_decided = sum(pair.outcome != 0.5 for pair in pairs)
-    voters, photos = len({vote.voter for vote in used}), len({vote.ballot.run for vote in used})
+    voters = len({vote.voter for vote in used})
     words = (
         f"<strong>{_count(len(used), 'vote')} by {_count(voters, 'person', 'people')} on {_count(photos, 'photo')}"
         f":</strong> {_count(kinds.count('choice'), 'choice')}, {_count(kinds.count('tie'), 'tie')}, "
@@ -241,10 +246,11 @@ def _top(usable: Sequence[tuple[Run, Sequence[Vote]]], scope: str) -> str:
         index=pd.Index(order, name="Candidate" if scope == "run" else "Origin"),
     )
     words = (
-        "Top-K is computed on people's answers, A/B and best and worst of four alike: the share of the ballots showing "
-        "it on which its picture is among the first K, with its 95 % Wilson interval, "
-        "and what chance alone would give on those ballots: the chosen one is first, the worst of four last, the two "
-        "between share rank 2, equals share rank 1. Top-2 and Top-3 come from ballots of four alone."
+        "Top-K is computed on people's answers, A/B and best and worst of four alike: of the ballots showing it, the "
+        "share on which its picture is among the first K, with its 95 % Wilson interval, and what chance alone would "
+        "give on those ballots. Ballots with nothing good rank nobody and are left out of the count and the share. The "
+        "chosen one is first, the worst of four last, the two between share rank 2, equals share rank 1. Top-2 and "
+        "Top-3 come from ballots of four alone."
     )
     if scope == "all":
         words += (

@@ -63,9 +63,13 @@ class VotingEvents:
 
     @cached_property
     def sharing(self) -> VoteSharing | None:
-        """What copies votes to a dataset repository, on a Space that names one."""
+        """What copies votes to a dataset repository, on a Space that names one, until the visits are cleared."""
         repository = shared_repository(self._environment)
-        return None if isinstance(repository, str) else VoteSharing(self.store, repository)
+        if isinstance(repository, str):
+            return None
+        sharing = VoteSharing(self.store, repository)
+        self._visits.closing.append(sharing.close)
+        return sharing
 
     def act(self, event: gr.EventData, voter: str | None, request: gr.Request) -> list[Any]:
         """Answer a key or a button of the ballot; returns the voter's id, the ballot and the results."""
