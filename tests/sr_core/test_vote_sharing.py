@@ -167,7 +167,11 @@ def test_without_changes_the_end_copies_nothing(store: VoteStore) -> None:
 
 def test_the_end_waits_no_longer_than_it_is_told(store: VoteStore, caplog: pytest.LogCaptureFixture) -> None:
     release = threading.Event()
-    sharing = VoteSharing(store, WHERE, upload=lambda *_: release.wait(2 * PATIENCE_S) and None)
+
+    def hang(_repository: Repository, _path: str, _content: bytes) -> None:
+        release.wait(2 * PATIENCE_S)
+
+    sharing = VoteSharing(store, WHERE, upload=hang)
     sharing.changed()
     began = time.monotonic()
     sharing.close(within_s=0.05)
