@@ -100,9 +100,9 @@ class Quarrelled(NamedTuple):
     conflict: float
     """Mean over its pairs with the others of its group."""
     praised_by: str
-    """The metric that places it highest."""
+    """The metric that places it highest, of those with a weight."""
     blamed_by: str
-    """The metric that places it lowest."""
+    """The metric that places it lowest, of those with a weight."""
 
 
 class SpectrumOutliers(NamedTuple):
@@ -336,7 +336,8 @@ def contested_candidates(groups: Sequence[RankedGroup], limit: int) -> list[Quar
     for number, group in enumerate(groups):
         conflict = conflicts(group)
         mean = conflict.sum(axis=1) / max(1, len(conflict) - 1)
-        used = {key: values for key, values in group.reward.normalised.items() if np.ptp(values) > 0}
+        varying = {key: values for key, values in group.reward.normalised.items() if np.ptp(values) > 0}
+        used = {key: values for key, values in varying.items() if group.reward.weights[key] > 0}
         for place in np.flatnonzero(mean > 0).tolist():
             praised = max(used, key=lambda key: used[key][place])
             blamed = min(used, key=lambda key: used[key][place])

@@ -230,6 +230,14 @@ def test_the_planted_conflict_is_found_first() -> None:
     assert all(entry.group == 1 for entry in candidates)
 
 
+@pytest.mark.parametrize(("weight", "named"), [(0.0, {"a", "b"}), (0.5, {"a", "b", "c", "d"}), (1.0, {"c", "d"})])
+def test_who_praises_or_blames_has_a_weight(weight: float, named: set[str]) -> None:
+    raw = {key: np.random.default_rng(n).normal(size=8) for n, key in enumerate(TERMS)}
+    found = contested_candidates([RankedGroup.of(raw, TERMS, fidelity_weight=weight)], 20)
+    assert found
+    assert {key for entry in found for key in (entry.praised_by, entry.blamed_by)} == named
+
+
 def test_the_pair_is_named_with_the_one_that_the_reward_prefers_on_the_left() -> None:
     group = group_of(5)
     for pair in contested_pairs([group], 100):
