@@ -7,7 +7,7 @@ import numpy as np
 
 from sr_core.errors import ConfigError, InputError
 from sr_core.preference_data.run_groups import first_candidates
-from sr_core.preferences import GroupPairs, mean_group_spread, select_pairs, weigh_groups
+from sr_core.preferences import GroupPairs, mean_group_spread, select_pairs, weigh_each
 from sr_core.runs import CandidateRecord, Run
 
 
@@ -107,17 +107,21 @@ def pairable(runs: Sequence[Run], settings: PairSettings) -> Paired:
 
 
 def mean_spread_in_view(runs: Sequence[Run], top: int) -> MeanSpread:
-    """Return mu_sigma over runs as `pairable` gives them; undefined for fewer than two, as it would compare nothing."""
-    if len(runs) < 2:
+    """Return mu_sigma over runs as `pairable` gives them; undefined where all are of one photo: nothing is compared.
+
+    A photo that was restored twice counts with both its groups, and is no second photo.
+    """
+    num_photos = len({run.photo for run in runs})
+    if num_photos < 2:
         return MeanSpread(None, "one photo alone")
     rewards = [rewards_of(run) for run in runs]
     spreads, counts = [float(r.std()) for r in rewards], [len(select_pairs(r, top)) for r in rewards]
     metric_sets = sorted({str(run.values["metric_set"]) for run in runs})
     cautions = (f"their metric sets differ: {', '.join(metric_sets)}",) if len(metric_sets) > 1 else ()
-    return MeanSpread(mean_group_spread(spreads, counts), f"{len(runs)} runs in view", cautions)
+    return MeanSpread(mean_group_spread(spreads, counts), f"{num_photos} photos in {len(runs)} runs in view", cautions)
 
 
 def weigh_run(run: Run, top: int, *, mean_spread: float | None) -> WeighedRun:
     """Return the pairs of one run as `pairable` gives it; without `mean_spread` its inter-group weight is undefined."""
-    (pairs,) = weigh_groups([rewards_of(run)], top, mean_spread=mean_spread)
+    (pairs,) = weigh_each([rewards_of(run)], top, mean_spread=mean_spread)
     return WeighedRun(run, pairs)
