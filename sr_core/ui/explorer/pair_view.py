@@ -86,7 +86,7 @@ def look(shown: Run, runs: Sequence[Run], choice: Choice, fidelity_weight: float
     if current is None:
         raise InputError(next(refused.reason for refused in paired.refused if refused.run.folder == shown.folder))
     if choice.spread == SHIPPED:
-        spread = read_mean_spreads().mean_spread(settings, str(shown.values["metric_set"]))
+        spread = read_mean_spreads().mean_spread(settings, shown)
     else:
         spread = mean_spread_in_view(paired.runs, settings.top)
     weighed = [weigh_run(run, settings.top, mean_spread=spread.value) for run in paired.runs]

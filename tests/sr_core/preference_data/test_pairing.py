@@ -117,6 +117,27 @@ def test_the_papers_settings_keep_their_ratio_where_candidates_are_few(
     assert PRESETS[name].of(count) == expected
 
 
+def test_an_audit_among_runs_without_a_reference_is_said(runs: list[Run], tmp_path: Path) -> None:
+    audited = write_run(tmp_path / "audited", size=64, reference=True, seed=9)
+    found = pairable([audited, runs[1]], SETTINGS)
+    assert mean_spread_in_view(found.runs, 2).cautions == (
+        "their faithful halves differ: against the input (consistency), against the reference",
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("backbone", "c-flux", "their backbones differ: c-flux, compact"),
+        ("adapter", "hpo", "their adapters differ: hpo, sft"),
+    ],
+)
+def test_runs_of_several_models_are_said_to_be(runs: list[Run], name: str, value: str, words: str) -> None:
+    other = replace(runs[0], values={**runs[0].values, name: value})
+    assert mean_spread_in_view(pairable(runs[1:], SETTINGS).runs, 2).cautions == ()
+    assert mean_spread_in_view(pairable([other, runs[1]], SETTINGS).runs, 2).cautions == (words,)
+
+
 def test_runs_of_several_metric_sets_are_said_to_be(runs: list[Run]) -> None:
     other = replace(runs[0], values={**runs[0].values, "metric_set": "standard"})
     found = pairable([other, runs[1]], SETTINGS)

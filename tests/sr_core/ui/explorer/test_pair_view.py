@@ -83,6 +83,9 @@ def test_the_shipped_statistics_are_used_and_what_differs_stands_beside_them(run
     words = describe(view, choice)
     assert f"{mu_sigma:.4g}" in words
     assert "metric set: train_offline there, offline here" in words
+    assert "faithful half: against the reference there, against the input (consistency) here" in words
+    assert "backbone" not in words
+    assert "adapter" not in words
     assert "faithful share" not in words
     assert "faithful share: 0.5 there, 0.2 here" in describe(look(runs[0], runs, choice, 0.2), choice)
 
