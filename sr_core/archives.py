@@ -97,7 +97,9 @@ def shared_files(run: Run, folder: Path, *, keep_gps: bool = False) -> SharedFil
         paths[file] = run.folder / file if copy is None else copy
         if copy is not None and file == content["input"]["file"]:
             sha256 = hashlib.sha256(copy.read_bytes()).hexdigest()
-            content["input"] |= {"file": copy.name, "sha256": sha256, "without_place": True}
+            content["input"] |= {
+                "file": copy.name, "sha256": sha256, "without_place": True, "original_sha256": run.photo
+            }  # fmt: skip
     return SharedFiles(content, paths)
 
 

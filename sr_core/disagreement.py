@@ -3,11 +3,11 @@
 Metrics are compared on their normalised values: higher is better for all, and a metric whose spread in a group is
 within its tolerance is constant there, so that it has no order to agree with. Ranks of one group are never mixed with
 another's: a correlation over several groups is the mean of the groups' own, each weighted by its number of candidate
-pairs, groups where it is undefined left out.
+pairs, groups where it is undefined left out. Groups of one photo, restored more than once, speak for one photo.
 """
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
 from typing import Literal, NamedTuple
@@ -22,8 +22,8 @@ from sr_core.rewards.group import Scores
 
 FEWEST_CANDIDATES = 3
 """Below it a rank correlation says nothing."""
-FEWEST_GROUPS = 8
-"""Whole groups are resampled where so many have both metrics; fewer say too little about other photos."""
+FEWEST_PHOTOS = 8
+"""Whole photos are resampled where so many have both metrics; fewer say too little about other photos."""
 NUM_RESAMPLES = 1000
 BATCH = 250
 """Resamplings that are held in memory at once."""
@@ -34,7 +34,7 @@ OUTLIER_Z = 3.5
 """Robust z above which a spectrum is called an outlier; Iglewicz and Hoaglin, 1993, How to Detect Outliers."""
 
 Statistic = Literal["kendall", "spearman"]
-Resampled = Literal["groups", "candidates"]
+Resampled = Literal["photos", "candidates"]
 Aligned = Mapping[str, Float[np.ndarray, " _"]]
 """One group: normalised values by score key."""
 Stack = Float[np.ndarray, "k m"]
@@ -53,7 +53,9 @@ class Correlation(NamedTuple):
     """Of the groups in which it is defined, together."""
     num_groups: int
     resampled: Resampled | None
-    """What its interval resamples: whole groups, or the candidates inside each; None where it has none."""
+    """What its interval resamples: whole photos, or the candidates inside each group; None where it has none."""
+    num_photos: int
+    """Of the groups in which it is defined."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,9 +102,9 @@ class Quarrelled(NamedTuple):
     conflict: float
     """Mean over its pairs with the others of its group."""
     praised_by: str
-    """The metric that places it highest."""
+    """The metric that places it highest, of those with a weight."""
     blamed_by: str
-    """The metric that places it lowest."""
+    """The metric that places it lowest, of those with a weight."""
 
 
 class SpectrumOutliers(NamedTuple):
@@ -165,44 +167,57 @@ RESAMPLED: dict[Statistic, Callable[[Stack, Draws], Float[np.ndarray, "k k r"]]]
 
 
 def correlate(
-    groups: Sequence[Aligned], statistic: Statistic, *, num_resamples: int = NUM_RESAMPLES, seed: int = 0
-) -> CorrelationTable:
+    groups: Sequence[Aligned], statistic: Statistic, *, photos: Sequence[str] | None = None,
+    num_resamples: int = NUM_RESAMPLES, seed: int = 0,
+) -> CorrelationTable:  # fmt: skip
     """Return all metrics' correlations within groups, with 95 % percentile intervals of a seeded bootstrap.
 
-    Groups may have different metrics; those with fewer than three candidates are left out. For two metrics that at
-    least eight groups can compare, the bootstrap draws whole groups with replacement, else candidates inside each
-    group: then the interval tells how other candidates of the same photos would do, not other photos. Resamplings
-    without a correlation are left out.
+    `photos` names the photo of each group; without it each has its own. Groups may have different metrics; those with
+    fewer than three candidates are left out. For two metrics that groups of at least eight photos can compare, the
+    bootstrap draws whole photos with replacement, each with all its groups, else candidates inside each group: then the
+    interval tells how other candidates of the same photos would do, not other photos. Resamplings without a correlation
+    are left out.
     """
-    large = [group for group in groups if len(next(iter(group.values()), ())) >= FEWEST_CANDIDATES]
+    kept = [n for n, group in enumerate(groups) if len(next(iter(group.values()), ())) >= FEWEST_CANDIDATES]
+    large = [groups[n] for n in kept]
+    members = _members(kept if photos is None else [photos[n] for n in kept])
     keys = tuple(dict.fromkeys(key for group in large for key in group))
     by_group = np.array([_matrix(group, keys, statistic) for group in large]).reshape(len(large), len(keys), len(keys))
     sizes = np.array([len(next(iter(group.values()))) for group in large])
     pairs_of = sizes * (sizes - 1) / 2
     defined = np.isfinite(by_group)
     num_groups = defined.sum(axis=0)
-    few = (num_groups > 0) & (num_groups < FEWEST_GROUPS)
+    num_photos = (np.tensordot(members, defined, axes=1) > 0).sum(axis=0)
+    few = (num_photos > 0) & (num_photos < FEWEST_PHOTOS)
     draws: dict[Resampled, Float[np.ndarray, "k k r"]] = {}
-    if (num_groups >= FEWEST_GROUPS).any():
-        draws["groups"] = _draw_groups(by_group, pairs_of, num_resamples, seed)
+    if (num_photos >= FEWEST_PHOTOS).any():
+        draws["photos"] = _draw_photos(by_group, pairs_of, members, num_resamples, seed)
     if few.any():
-        kept = np.flatnonzero((defined & few).any(axis=(1, 2)))
-        chosen = [large[n] for n in kept]
-        draws["candidates"] = _draw_candidates(chosen, keys, pairs_of[kept], statistic, num_resamples, seed)
+        places = np.flatnonzero((defined & few).any(axis=(1, 2)))
+        chosen = [large[n] for n in places]
+        draws["candidates"] = _draw_candidates(chosen, keys, pairs_of[places], statistic, num_resamples, seed)
     point = _pooled(by_group, pairs_of[:, None, None])
     pairs = {}
     for a, b in combinations_with_replacement(range(len(keys)), 2):
         count = int(num_groups[a, b])
         value, low, high = None, None, None
-        resampled: Resampled = "candidates" if few[a, b] else "groups"
+        resampled: Resampled = "candidates" if few[a, b] else "photos"
         if count > 0:
             value = float(point[a, b])
             low, high = _interval(draws[resampled][a, b])
         num_candidates = int(sizes[defined[:, a, b]].sum())
         pairs[keys[a], keys[b]] = Correlation(
-            value, low, high, num_candidates, count, None if low is None else resampled
+            value, low, high, num_candidates, count, None if low is None else resampled, int(num_photos[a, b])
         )
     return CorrelationTable(statistic=statistic, keys=keys, pairs=pairs, num_resamples=num_resamples)
+
+
+def _members(photos: Sequence[Hashable]) -> Float[np.ndarray, "p g"]:
+    """Return 1 where the column's group is of the row's photo, else 0; photos in the order of their first group."""
+    distinct = list(dict.fromkeys(photos))
+    return np.array([[float(photo == other) for other in photos] for photo in distinct]).reshape(
+        len(distinct), len(photos)
+    )
 
 
 def _matrix(group: Aligned, keys: Sequence[str], statistic: Statistic) -> Float[np.ndarray, "k k"]:
@@ -217,22 +232,34 @@ def _matrix(group: Aligned, keys: Sequence[str], statistic: Statistic) -> Float[
 
 def _pooled(by_group: Float[np.ndarray, "g ..."], weights: Float[np.ndarray, "g ..."]) -> Float[np.ndarray, "..."]:
     """Return the weighted mean over groups where they are defined; NaN where none is."""
+    summed, total = _weighted(by_group, weights)
+    return _mean_of(summed.sum(axis=0), total.sum(axis=0))
+
+
+def _weighted(
+    by_group: Float[np.ndarray, "g ..."], weights: Float[np.ndarray, "g ..."]
+) -> tuple[Float[np.ndarray, "g ..."], Float[np.ndarray, "g ..."]]:
+    """Return each group's correlation times its weight, and its weight; both are 0 where it is undefined."""
     here = np.isfinite(by_group)
-    total = (here * weights).sum(axis=0)
-    summed = (np.where(here, by_group, 0.0) * weights).sum(axis=0)
+    return np.where(here, by_group, 0.0) * weights, here * weights
+
+
+def _mean_of(summed: Float[np.ndarray, "..."], total: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
     return np.divide(summed, total, out=np.full(total.shape, np.nan), where=total > 0)
 
 
-def _draw_groups(
-    by_group: Float[np.ndarray, "g k k"], weights: Float[np.ndarray, " g"], num_resamples: int, seed: int
-) -> Float[np.ndarray, "k k r"]:
-    """Return the pooled correlations of resampled groups; what happens inside a group stays."""
+def _draw_photos(
+    by_group: Float[np.ndarray, "g k k"], weights: Float[np.ndarray, " g"], members: Float[np.ndarray, "p g"],
+    num_resamples: int, seed: int,
+) -> Float[np.ndarray, "k k r"]:  # fmt: skip
+    """Return the pooled correlations of resampled photos, each with all its groups; what happens inside them stays."""
+    summed, total = (np.tensordot(members, part, axes=1) for part in _weighted(by_group, weights[:, None, None]))
 
-    def pooled(drawn: Int[np.ndarray, "r g"], axis: int) -> Float[np.ndarray, "k k r"]:
+    def pooled(drawn: Int[np.ndarray, "r p"], axis: int) -> Float[np.ndarray, "k k r"]:
         assert axis == -1
-        return np.moveaxis(_pooled(by_group[drawn.T], weights[drawn.T][..., None, None]), 0, -1)
+        return np.moveaxis(_mean_of(summed[drawn].sum(axis=1), total[drawn].sum(axis=1)), 0, -1)
 
-    return _bootstrapped((np.arange(len(by_group)),), pooled, num_resamples, seed)
+    return _bootstrapped((np.arange(len(members)),), pooled, num_resamples, seed)
 
 
 def _draw_candidates(
@@ -336,7 +363,8 @@ def contested_candidates(groups: Sequence[RankedGroup], limit: int) -> list[Quar
     for number, group in enumerate(groups):
         conflict = conflicts(group)
         mean = conflict.sum(axis=1) / max(1, len(conflict) - 1)
-        used = {key: values for key, values in group.reward.normalised.items() if np.ptp(values) > 0}
+        varying = {key: values for key, values in group.reward.normalised.items() if np.ptp(values) > 0}
+        used = {key: values for key, values in varying.items() if group.reward.weights[key] > 0}
         for place in np.flatnonzero(mean > 0).tolist():
             praised = max(used, key=lambda key: used[key][place])
             blamed = min(used, key=lambda key: used[key][place])

@@ -79,7 +79,7 @@ class RankBootstrap:
     num_resamples: int
     seed: int
     num_distinct: int
-    """Different resamplings that exist; the fewer metrics, the fewer."""
+    """Different resamplings that exist; the fewer metrics with a weight, the fewer."""
     highest: Scores
     """Share of resamplings in which a candidate has the highest reward; equals divide theirs, so it sums to 1."""
     rank_share: Float[np.ndarray, "m m"]
@@ -124,12 +124,16 @@ def rank_correlation(x: Scores, y: Scores) -> float | None:
 
 
 def drop_one(group: RankedGroup) -> tuple[Drop, ...]:
-    """Return the order without each metric in turn; empty where the reward has one metric."""
-    if len(group.raw) < 2:
+    """Return the order without each metric in turn that has a weight; empty where one makes the whole reward.
+
+    At fidelity weight 0 or 1 a half has none: leaving such a metric out changes nothing, and tells nothing.
+    """
+    weighted = [key for key in group.raw if group.reward.weights[key] > 0]
+    if len(weighted) < 2:
         return ()
     best = group.best
     drops = []
-    for key in group.raw:
+    for key in weighted:
         rest = {other: values for other, values in group.raw.items() if other != key}
         left = hybrid_reward(rest, group.terms, fidelity_weight=float(group.fidelity_weight))
         ranks = left.ranks or (1,) * len(left.reward)
@@ -143,11 +147,12 @@ def drop_one(group: RankedGroup) -> tuple[Drop, ...]:
 def resampled_weights(group: RankedGroup, *, num_resamples: int, seed: int) -> Float[np.ndarray, "r k"]:
     """Return the metrics' shares in the reward when each half draws its metrics anew with replacement.
 
-    A metric that is drawn twice counts twice; both halves keep their share. Columns are in the order of `raw`.
+    A metric that is drawn twice counts twice; both halves keep their share, a half without one has nothing to draw.
+    Columns are in the order of `raw`.
     """
     rng = np.random.default_rng(seed)
     keys = list(group.raw)
-    weights = np.empty((num_resamples, len(keys)))
+    weights = np.zeros((num_resamples, len(keys)))
     for members in _halves(group):
         columns = [keys.index(key) for key in members]
         counts = rng.multinomial(len(members), [1 / len(members)] * len(members), size=num_resamples)
@@ -175,6 +180,7 @@ def bootstrap_ranks(group: RankedGroup, *, num_resamples: int = NUM_RESAMPLES, s
 
 
 def _halves(group: RankedGroup) -> list[list[str]]:
-    """Return the keys of each half that has any."""
-    halves = [[key for key in group.raw if group.terms[key].half == half] for half in ("reference", "no_reference")]
+    """Return the keys of each half that has any and a share in the reward."""
+    weighted = [key for key in group.raw if group.reward.weights[key] > 0]
+    halves = [[key for key in weighted if group.terms[key].half == half] for half in ("reference", "no_reference")]
     return [half for half in halves if half]

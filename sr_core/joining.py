@@ -15,9 +15,10 @@ import torch
 
 from sr_core.alpha import bleed_colour, enlarge_alpha
 from sr_core.archives import MAX_MEMBERS
+from sr_core.audit import distances_to
 from sr_core.decoding import Decoded
 from sr_core.errors import InputError
-from sr_core.images import Photo, Pixels8, read_image, read_marker, to_uint8, write_image
+from sr_core.images import Photo, Pixels8, from_uint8, read_image, read_marker, to_uint8, write_image
 from sr_core.pipeline import scorer_for
 from sr_core.resampling import resize_clamped
 from sr_core.runs import CandidateRecord, Run, reference_file
@@ -228,7 +229,7 @@ def _admit(run: Run, newcomers: Sequence[_Newcomer]) -> Joined:
             written.append(path)
             newcomer.write(path)
             records.append(CandidateRecord(index=index, seed=None, source=label, file=path.name, dtype=newcomer.dtype))
-            entries.append({"index": index, "label": label, **newcomer.entry})
+            entries.append({"index": index, "label": label, **newcomer.entry, **_audited(run, path)})
             notes += tuple(f"{label}: {notice}" for notice in newcomer.entry.get("notices", ()))
         values = {
             **run.values,
@@ -240,6 +241,14 @@ def _admit(run: Run, newcomers: Sequence[_Newcomer]) -> Joined:
         ranked = _ranked(_scored(grown, [newcomer.pixels for newcomer in fresh], indices))
         ranked.save()
     return Joined(run=ranked, indices=indices, notes=(*notes, *_new_gaps(run, ranked)))
+
+
+def _audited(run: Run, path: Path) -> dict[str, Any]:
+    """Return PSNR and LSD of a newcomer to the reference, which an audit keeps of what it drew; else nothing."""
+    audit, reference = run.values.get("audit"), reference_file(run)
+    if reference is None or not isinstance(audit, Mapping) or "distances" not in audit:
+        return {}
+    return {"distances": distances_to(from_uint8(local_pixels(reference)), path)}
 
 
 def _delete_all(paths: Sequence[Path]) -> None:

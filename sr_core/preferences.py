@@ -89,3 +89,11 @@ def weigh_groups(
     if mean_spread is None and len(groups) > 1:
         mean_spread = mean_group_spread(spreads, [len(p) for p in pairs])
     return [_weighed(*group, mean_spread) for group in zip(rewards, pairs, spreads, strict=True)]
+
+
+def weigh_each(groups: Sequence[Float[np.ndarray, " _"]], top: int, *, mean_spread: float | None) -> list[GroupPairs]:
+    """Return the pairs of every group as if it were alone: `inter` and `total` are None without `mean_spread`.
+
+    So are several groups of one photo weighed. Raises as `select_pairs` does.
+    """
+    return [pairs for group in groups for pairs in weigh_groups([group], top, mean_spread=mean_spread)]

@@ -115,6 +115,15 @@ class Run:
         return self.folder / record.file
 
     @property
+    def photo(self) -> str:
+        """Return what tells its photo from others: the SHA-256 of the file that was given, before its place was taken.
+
+        Runs of one photo have the same, whether it was restored twice or came back in an archive.
+        """
+        given = self.values["input"]
+        return str(given.get("original_sha256", given["sha256"]))
+
+    @property
     def ranked(self) -> tuple[CandidateRecord, ...]:
         """Return the candidates from best to worst; unranked ones last, in the order they were drawn."""
         return tuple(sorted(self.candidates, key=_ranking))

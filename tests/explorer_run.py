@@ -29,10 +29,10 @@ HALVES = {
 """Mean and spread of the made-up scores."""
 
 
-def photo_pixels(size: int) -> Image:
-    """Return a real photograph, (1, 3, size, size)."""
+def photo_pixels(size: int, number: int = 0) -> Image:
+    """Return a real photograph, (1, 3, size, size); another number is another view of it, up to 100."""
     with PillowImage.open(PHOTO) as image:
-        whole = from_uint8(np.asarray(image.convert("RGB").crop((96, 64, 352, 320))))
+        whole = from_uint8(np.asarray(image.convert("RGB").crop((96 + number, 64, 352 + number, 320))))
     return whole if size == 256 else resize_clamped(whole, size, size)
 
 
@@ -52,12 +52,16 @@ def write_run(
     reference: bool = False,
     seed: int = 0,
     before: bool = False,
+    photo: int | None = None,
 ) -> Run:
-    """Write a ranked run of a real photograph with real files and made-up scores; returns it as it lies on disk."""
+    """Write a ranked run of a real photograph with real files and made-up scores; returns it as it lies on disk.
+
+    Every seed has a photo of its own unless `photo` numbers one.
+    """
     generator = torch.Generator().manual_seed(seed)
     random = np.random.default_rng(seed)
     folder.mkdir(parents=True)
-    hq = photo_pixels(size)
+    hq = photo_pixels(size, seed if photo is None else photo)
     lq = resize_clamped(hq, size // 4, size // 4)
     enlarged = resize_clamped(lq, size, size)
     write_image(folder / "input.png", lq, format="png")

@@ -4,6 +4,7 @@ import json
 import shutil
 import time
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from sr_core.preference_data.card import CardFacts
 from sr_core.preference_data.dataset import MARKER, candidate_schema
 from sr_core.preference_data.folder import RECIPE, complete_dataset
 from sr_core.preference_data.shards import Seconds, group_table, write_group
+from sr_core.preferences import weigh_groups
 from train.config import recipe_values
 from train.crop_groups import Workshop
 from train.curation_plan import Plan, Task, make_plan
@@ -110,7 +112,12 @@ def _finish(output: Path, plan: Plan) -> None:
     recipe, schema = plan.recipe, candidate_schema(plan.score_keys)
     parts = [_path(output, task) for task in plan.tasks]
     complete_dataset(
-        output, parts, schema, _card_facts(plan), groups_per_shard=recipe.groups_per_shard, ddof=recipe.ddof
+        output,
+        parts,
+        schema,
+        _card_facts(plan),
+        groups_per_shard=recipe.groups_per_shard,
+        weigh=partial(weigh_groups, ddof=recipe.ddof),
     )
     shutil.rmtree(output / GROUPS)
 

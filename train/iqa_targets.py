@@ -23,6 +23,7 @@ from sr_core.preference_data.card import CardFacts
 from sr_core.preference_data.dataset import MARKER, candidate_schema
 from sr_core.preference_data.folder import RECIPE, complete_dataset
 from sr_core.preference_data.shards import Origin, ScoredGroup, Seconds, group_table, write_group
+from sr_core.preferences import weigh_groups
 from sr_core.resampling import resize_clamped
 from sr_core.rewards import GroupScorer
 from sr_core.rewards.registry import MetricSet, metric_spec
@@ -249,7 +250,7 @@ def make_targets(recipe: IqaRecipe, *, only_made: bool = False) -> Path:
         biases=("Enhanced versions are made by filters and by the model itself; no person has called them better.",),
         recipe=settings,
     )
-    complete_dataset(folder, parts, schema, facts, groups_per_shard=64)
+    complete_dataset(folder, parts, schema, facts, groups_per_shard=64, weigh=weigh_groups)
     for part in parts:
         part.unlink()
     groups.rmdir()

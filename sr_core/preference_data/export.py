@@ -5,6 +5,7 @@ import shutil
 import zipfile
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from sr_core.preference_data.folder import RECIPE, complete_dataset
 from sr_core.preference_data.pairing import MeanSpread, Paired, PairSettings, Refused
 from sr_core.preference_data.run_groups import stored_group
 from sr_core.preference_data.shards import ScoredGroup, Seconds, group_table, write_group
+from sr_core.preferences import weigh_each
 from sr_core.runs import Run
 
 GROUPS_PER_SHARD = 64
@@ -77,7 +79,12 @@ def export_runs(
     replace_text(folder / RECIPE, json.dumps(recipe, indent=1))
     facts = _facts(kept, settings, mean_spread, recipe)
     complete_dataset(
-        folder, parts, candidate_schema(keys), facts, groups_per_shard=GROUPS_PER_SHARD, mean_spread=mean_spread.value
+        folder,
+        parts,
+        candidate_schema(keys),
+        facts,
+        groups_per_shard=GROUPS_PER_SHARD,
+        weigh=partial(weigh_each, mean_spread=mean_spread.value),
     )
     shutil.rmtree(groups)
     return refused

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,13 @@ from sr_core.preference_data.card import CardFacts, write_card
 from sr_core.preference_data.dataset import MARKER
 from sr_core.preference_data.shards import merge_groups, pairs_table
 from sr_core.preference_data.statistics import STATISTICS, dataset_statistics
-from sr_core.preferences import weigh_groups
+from sr_core.preferences import GroupPairs, Rewards
 
 PAIRS = "pairs-00000-of-00001.parquet"
 RECIPE = "recipe.json"
 """What settles the dataset beside the files that it was made from."""
+Weigh = Callable[[Sequence[Rewards], int], list[GroupPairs]]
+"""Gives the pairs of all groups from their rewards and N: `weigh_groups` or `weigh_each` with settings."""
 
 
 def complete_dataset(
@@ -28,17 +30,15 @@ def complete_dataset(
     facts: CardFacts,
     *,
     groups_per_shard: int,
-    ddof: int = 0,
-    mean_spread: float | None = None,
+    weigh: Weigh,
 ) -> None:
     """Merge the groups' files, weigh their pairs, describe both, and mark the dataset as finished.
 
-    `mean_spread` is mu_sigma of other groups to compare with, see `weigh_groups`. Raises ConfigError if no group has
-    rows.
+    Raises ConfigError if no group has rows.
     """
     start = time.monotonic()
     merged = merge_groups(parts, folder, schema, groups_per_shard=groups_per_shard)
-    weighed = weigh_groups(merged.rewards, facts.top, ddof=ddof, mean_spread=mean_spread)
+    weighed = weigh(merged.rewards, facts.top)
     with replacing(folder / PAIRS) as file:
         pq.write_table(pairs_table(merged, weighed), file)
     num_left_out = len(parts) - len(merged.group_ids)

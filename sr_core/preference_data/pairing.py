@@ -1,13 +1,13 @@
 """Preference pairs of opened runs: which runs can give them, and their weights against a named mean spread."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from sr_core.errors import ConfigError, InputError
 from sr_core.preference_data.run_groups import first_candidates
-from sr_core.preferences import GroupPairs, mean_group_spread, select_pairs, weigh_groups
+from sr_core.preferences import GroupPairs, mean_group_spread, select_pairs, weigh_each
 from sr_core.runs import CandidateRecord, Run
 
 
@@ -27,6 +27,10 @@ class Preset(NamedTuple):
 
 PRESETS = {"c-sd2": Preset(32, 8), "c-flux": Preset(64, 4)}
 """The two settings of DP2O-SR, arXiv 2510.18851, section 5.3: N/M of 1/4 for C-SD2 and of 1/16 for C-FLUX."""
+
+
+FAITHFUL_HALF = {True: "against the reference", False: "against the input (consistency)"}
+"""What the faithful half of a run's reward measures, by whether the run has a reference."""
 
 
 class PairSettings(NamedTuple):
@@ -107,17 +111,33 @@ def pairable(runs: Sequence[Run], settings: PairSettings) -> Paired:
 
 
 def mean_spread_in_view(runs: Sequence[Run], top: int) -> MeanSpread:
-    """Return mu_sigma over runs as `pairable` gives them; undefined for fewer than two, as it would compare nothing."""
-    if len(runs) < 2:
+    """Return mu_sigma over runs as `pairable` gives them; undefined where all are of one photo: nothing is compared.
+
+    A photo that was restored twice counts with both its groups, and is no second photo.
+    """
+    num_photos = len({run.photo for run in runs})
+    if num_photos < 2:
         return MeanSpread(None, "one photo alone")
     rewards = [rewards_of(run) for run in runs]
     spreads, counts = [float(r.std()) for r in rewards], [len(select_pairs(r, top)) for r in rewards]
-    metric_sets = sorted({str(run.values["metric_set"]) for run in runs})
-    cautions = (f"their metric sets differ: {', '.join(metric_sets)}",) if len(metric_sets) > 1 else ()
-    return MeanSpread(mean_group_spread(spreads, counts), f"{len(runs)} runs in view", cautions)
+    cautions = tuple(_mixtures(runs))
+    return MeanSpread(mean_group_spread(spreads, counts), f"{num_photos} photos in {len(runs)} runs in view", cautions)
+
+
+def _mixtures(runs: Sequence[Run]) -> Iterator[str]:
+    """Say in words in what runs differ that are taken as one population."""
+    named = {
+        "faithful halves": [FAITHFUL_HALF[bool(run.values["reference"])] for run in runs],
+        "metric sets": [str(run.values["metric_set"]) for run in runs],
+        "backbones": [str(run.values["backbone"]) for run in runs],
+        "adapters": [str(run.values["adapter"]) for run in runs],
+    }
+    for name, values in named.items():
+        if len(distinct := sorted(set(values))) > 1:
+            yield f"their {name} differ: {', '.join(distinct)}"
 
 
 def weigh_run(run: Run, top: int, *, mean_spread: float | None) -> WeighedRun:
     """Return the pairs of one run as `pairable` gives it; without `mean_spread` its inter-group weight is undefined."""
-    (pairs,) = weigh_groups([rewards_of(run)], top, mean_spread=mean_spread)
+    (pairs,) = weigh_each([rewards_of(run)], top, mean_spread=mean_spread)
     return WeighedRun(run, pairs)

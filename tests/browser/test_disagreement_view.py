@@ -67,6 +67,7 @@ def test_the_heat_map_and_its_table_are_the_librarys(opened: Opened, statistic, 
         *(f"{value:.4g}" for value in (lowest.value, lowest.low, lowest.high)),
         str(NUM_CANDIDATES),
         "1",
+        "1",
         "candidates",
     ]
     expect(page.locator("#sr-disagreement-lead")).to_contain_text(

@@ -135,6 +135,8 @@ def test_the_place_leaves_only_if_asked_and_the_pixels_travel_anyway(run: Run, p
     imported = read_archive(archive, tmp_path / "runs" / "back")
     ours, theirs = (read_image(r.folder / r.values["input"]["file"]) for r in (placed, imported))
     np.testing.assert_array_equal(ours.pixels, theirs.pixels)
+    assert imported.photo == placed.photo != imported.values["input"]["sha256"]
+    assert read_archive(write_archive(imported, tmp_path / "again"), tmp_path / "runs" / "twice").photo == placed.photo
     assert theirs.metadata.exif is not None
     assert bytes.fromhex("8825")[::-1] not in theirs.metadata.exif
     with zipfile.ZipFile(write_archive(placed, tmp_path / "c", keep_gps=True)) as opened:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import kendalltau, spearmanr
 
 from sr_core.disagreement import (
-    FEWEST_GROUPS,
+    FEWEST_PHOTOS,
     STATISTICS,
     Statistic,
     conflicts,
@@ -93,7 +93,7 @@ def test_permuting_the_candidates_changes_no_correlation(statistic: Statistic) -
 
 @both
 @pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("num_groups", [1, 3, FEWEST_GROUPS])
+@pytest.mark.parametrize("num_groups", [1, 3, FEWEST_PHOTOS])
 def test_an_interval_is_repeated_by_its_seed_and_contains_the_estimate(
     statistic: Statistic, seed: int, num_groups: int
 ) -> None:
@@ -102,7 +102,7 @@ def test_an_interval_is_repeated_by_its_seed_and_contains_the_estimate(
     assert table.pairs == correlate(groups, statistic, seed=seed).pairs
     assert table.pairs != correlate(groups, statistic, seed=seed + 1).pairs
     for found in table.pairs.values():
-        assert found.resampled == ("groups" if num_groups == FEWEST_GROUPS else "candidates")
+        assert found.resampled == ("photos" if num_groups == FEWEST_PHOTOS else "candidates")
         assert found.low is not None
         assert found.low - 1e-12 <= found.value <= found.high + 1e-12
         assert found.low >= -1 - 1e-12
@@ -137,7 +137,7 @@ def test_a_resampling_has_scipys_correlation_of_the_drawn_candidates(resampled, 
 def test_a_metric_within_its_tolerance_has_no_order_to_agree_with(statistic: Statistic) -> None:
     flat = {"a": [1.0, 1.001, 1.002, 1.003], "b": [1.0, 2.0, 3.0, 4.0]}
     table = correlate(aligned(RankedGroup.of(flat, TERMS)), statistic)
-    assert table.between("a", "b") == (None, None, None, 0, 0, None)
+    assert table.between("a", "b") == (None, None, None, 0, 0, None, 0)
     assert table.between("a", "a").value is None
     assert table.between("b", "b").value == pytest.approx(1)
     assert table.lowest is None
@@ -164,7 +164,7 @@ def test_runs_with_other_metrics_count_where_they_have_both(statistic: Statistic
 @both
 def test_a_metric_of_few_groups_has_the_interval_of_those_groups_alone(statistic: Statistic) -> None:
     """However many other groups there are, they say nothing about it."""
-    groups = aligned(*(group_of(i) for i in range(FEWEST_GROUPS)))
+    groups = aligned(*(group_of(i) for i in range(FEWEST_PHOTOS)))
     for group in groups[2:]:
         del group["c"]
     table, alone = correlate(groups, statistic), correlate(groups[:2], statistic)
@@ -173,7 +173,35 @@ def test_a_metric_of_few_groups_has_the_interval_of_those_groups_alone(statistic
         assert found == alone.between(key, "c")
         assert found.resampled == "candidates"
         assert found.high - found.low > 0.2
-    assert table.between("a", "b").resampled == "groups"
+    assert table.between("a", "b").resampled == "photos"
+
+
+@both
+def test_one_photo_restored_often_speaks_for_one_photo(statistic: Statistic) -> None:
+    groups = aligned(*(group_of(i) for i in range(FEWEST_PHOTOS)))
+    table = correlate(groups, statistic, photos=["same"] * FEWEST_PHOTOS)
+    own = correlate(groups, statistic)
+    for pair, found in table.pairs.items():
+        assert (found.resampled, found.num_photos) == ("candidates", 1)
+        assert (found.value, found.num_groups) == (own.pairs[pair].value, FEWEST_PHOTOS)
+    short = correlate(groups, statistic, photos=["same", "same", *map(str, range(2, FEWEST_PHOTOS))])
+    assert short.between("a", "b").resampled == "candidates"
+    assert short.between("a", "b").num_photos == FEWEST_PHOTOS - 1
+
+
+@both
+def test_a_photo_is_resampled_with_all_its_groups(statistic: Statistic) -> None:
+    """Every photo restored twice alike is every photo once: no interval becomes narrower by it."""
+    groups = aligned(*(group_of(i) for i in range(FEWEST_PHOTOS)))
+    names = [str(i) for i in range(FEWEST_PHOTOS)]
+    once = correlate(groups, statistic, photos=names)
+    assert once == correlate(groups, statistic)
+    for pair, found in correlate([*groups, *groups], statistic, photos=names * 2).pairs.items():
+        assert found[:3] == pytest.approx(once.pairs[pair][:3], abs=1e-12)
+        assert (found.resampled, found.num_groups, found.num_photos) == ("photos", 2 * FEWEST_PHOTOS, FEWEST_PHOTOS)
+    mistaken = correlate([*groups, *groups], statistic).between("a", "b")
+    right = once.between("a", "b")
+    assert mistaken.high - mistaken.low < 0.9 * (right.high - right.low)
 
 
 def test_a_gap_within_the_tolerance_prefers_nobody() -> None:
@@ -228,6 +256,14 @@ def test_the_planted_conflict_is_found_first() -> None:
     assert {(entry.group, entry.place) for entry in candidates[:2]} == {(1, 1), (1, 4)}
     assert {candidates[0].praised_by, candidates[0].blamed_by} & {"c"}
     assert all(entry.group == 1 for entry in candidates)
+
+
+@pytest.mark.parametrize(("weight", "named"), [(0.0, {"a", "b"}), (0.5, {"a", "b", "c", "d"}), (1.0, {"c", "d"})])
+def test_who_praises_or_blames_has_a_weight(weight: float, named: set[str]) -> None:
+    raw = {key: np.random.default_rng(n).normal(size=8) for n, key in enumerate(TERMS)}
+    found = contested_candidates([RankedGroup.of(raw, TERMS, fidelity_weight=weight)], 20)
+    assert found
+    assert {key for entry in found for key in (entry.praised_by, entry.blamed_by)} == named
 
 
 def test_the_pair_is_named_with_the_one_that_the_reward_prefers_on_the_left() -> None:

@@ -110,6 +110,34 @@ def test_the_only_metric_cannot_be_dropped() -> None:
     assert drop_one(RankedGroup.of({"n1": [1.0, 2.0, 3.0]}, TERMS)) == ()
 
 
+@pytest.mark.parametrize(
+    ("weight", "dropped", "num_distinct"),
+    [(0.0, ["n1", "n2", "n3"], comb(5, 3)), (0.5, list(TERMS), comb(3, 2) * comb(5, 3)), (1.0, ["f1", "f2"], 3)],
+)
+def test_a_metric_without_weight_is_neither_dropped_nor_counted_among_the_resamplings(
+    weight: float, dropped: list[str], num_distinct: int
+) -> None:
+    group = group_of(3, fidelity_weight=weight)
+    drops, resampled = drop_one(group), bootstrap_ranks(group)
+    assert [drop.key for drop in drops] == dropped
+    assert resampled.num_distinct == num_distinct
+    # What has no weight changes neither, whatever it says.
+    half = [key for key in TERMS if key in dropped]
+    alone = RankedGroup.of({key: group.raw[key] for key in half}, TERMS, fidelity_weight=weight)
+    assert drop_one(alone) == drops
+    np.testing.assert_array_equal(bootstrap_ranks(alone).rank_share, resampled.rank_share)
+    weights = resampled_weights(group, num_resamples=50, seed=0)
+    np.testing.assert_allclose(weights.sum(axis=1), 1)
+    assert set(np.flatnonzero(weights.any(axis=0))) == {list(TERMS).index(key) for key in dropped}
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_the_only_metric_with_a_weight_cannot_be_dropped(weight: float) -> None:
+    raw = {"f1": [1.0, 2.0, 3.0], "n1": [1.0, 3.0, 2.0]}
+    assert drop_one(RankedGroup.of(raw, TERMS, fidelity_weight=weight)) == ()
+    assert len(drop_one(RankedGroup.of(raw, TERMS))) == 2
+
+
 def test_constant_rewards_have_no_rank_correlation() -> None:
     assert rank_correlation(np.ones(4), np.arange(4.0)) is None
     assert rank_correlation(np.ones(1), np.ones(1)) is None

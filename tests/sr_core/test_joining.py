@@ -11,8 +11,9 @@ from spandrel.architectures.Compact import Compact
 
 from sr_core import joining
 from sr_core.archives import MAX_MEMBERS, read_archive, write_archive
+from sr_core.audit import distances_to
 from sr_core.errors import InputError, WeightsError
-from sr_core.images import read_image, read_marker, read_output, write_image
+from sr_core.images import from_uint8, read_image, read_marker, read_output, write_image
 from sr_core.joining import Member, join_baseline, join_images, part
 from sr_core.pipeline import scorer_for
 from sr_core.resampling import resize_clamped
@@ -241,6 +242,21 @@ def test_a_failure_on_the_way_leaves_the_run_as_it_was(
     with pytest.raises(InputError, match="no metric today"):
         join_images(run, outputs)
     assert {path.name: path.read_bytes() for path in run.folder.iterdir()} == before
+
+
+def test_what_joins_an_audit_has_the_distances_that_the_audit_keeps_of_its_own(
+    referenced: Run, outputs: list[Member], tmp_path: Path
+) -> None:
+    run = copied(referenced, tmp_path / "run")
+    assert all("distances" not in entry for entry in join_images(run, outputs[:1]).run.values["joined"])
+    audited = replace(run, values={**run.values, "audit": {"distances": {"candidates": [], "before": []}}})
+    joined = join_images(audited, outputs).run
+    target = from_uint8(local_pixels(run.folder / "reference.png"))
+    records = [record for record in joined.candidates if record.source is not None]
+    assert [entry["distances"] for entry in joined.values["joined"]] == [
+        distances_to(target, joined.path(record)) for record in records
+    ]
+    assert len(records) == 3
 
 
 def test_too_many_or_an_unfinished_run_are_refused(scored: Run, outputs: list[Member]) -> None:

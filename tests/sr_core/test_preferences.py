@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from sr_core.errors import ConfigError, InputError
-from sr_core.preferences import GroupPairs, mean_group_spread, select_pairs, weigh_groups
+from sr_core.preferences import GroupPairs, mean_group_spread, select_pairs, weigh_each, weigh_groups
 
 # A coarse grid makes equal rewards, and so dropped pairs, common.
 COARSE = st.integers(0, 4).map(lambda k: k / 4)
@@ -43,6 +43,15 @@ def test_top_must_lie_in_one_to_half_of_the_candidates(count: int, top: int) -> 
 def test_a_reward_that_is_not_finite_is_refused() -> None:
     with pytest.raises(InputError, match="finite"):
         select_pairs(np.array([0.1, np.nan, 0.4, 0.2]), 1)
+
+
+def test_groups_that_are_weighed_each_have_no_weight_among_one_another() -> None:
+    groups = random_groups(3, 8)
+    for alone, together in zip(weigh_each(groups, 2, mean_spread=None), weigh_groups(groups, 2), strict=True):
+        assert alone.inter is alone.total is None
+        assert alone.intra.tolist() == together.intra.tolist()
+    named = weigh_each(groups, 2, mean_spread=0.2)
+    assert [g.total.tolist() for g in named] == [g.total.tolist() for g in weigh_groups(groups, 2, mean_spread=0.2)]
 
 
 def test_pairs_without_a_gap_are_dropped() -> None:

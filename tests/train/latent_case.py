@@ -15,6 +15,7 @@ from sr_core.preference_data.card import CardFacts
 from sr_core.preference_data.dataset import candidate_schema
 from sr_core.preference_data.folder import complete_dataset
 from sr_core.preference_data.shards import Origin, ScoredGroup, Seconds, group_table, write_group
+from sr_core.preferences import weigh_groups
 from sr_core.rewards.group import hybrid_reward, score_term
 from tests.tiny_flux import save_flux_base, save_flux_controlnet
 from tests.tiny_models import tiny_sd2, tiny_sd15, tiny_sdxl
@@ -53,7 +54,7 @@ def write_dataset(folder: Path) -> Path:
         drawn="by a test", made="By a test.", metric_set="none", fidelity_weight=0.5, top=1, weights="None.", biases=(),
         recipe={},
     )  # fmt: skip
-    complete_dataset(folder, parts, schema, facts, groups_per_shard=8)
+    complete_dataset(folder, parts, schema, facts, groups_per_shard=8, weigh=weigh_groups)
     return folder
 
 

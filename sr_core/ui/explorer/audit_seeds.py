@@ -18,6 +18,10 @@ _DISTANCES_NOTE = (
     "PSNR (higher is better) and LSD, the log-spectral distance (lower is better), compare with the full-quality photo "
     "too; they are not part of the reward."
 )
+_JOINED_NOTE = (
+    "Candidates that joined have no seed that both adapters could draw, so they are not in this table; they are ranked "
+    "under Ranking."
+)
 _DASH = "\u2013"
 
 
@@ -42,7 +46,8 @@ def audit_of(run: Run) -> Mapping[str, Any]:
 def seeds_table(shown: Shown, comparison: AdapterComparison | None) -> Any:  # noqa: ANN401 - a value, or "" for none
     """Return one row per seed with its pictures, rewards and distances, for `table_widget`.
 
-    The pictures open it in the comparer.
+    The pictures open it in the comparer. Candidates that joined have rows too where one adapter drew; with two there is
+    nothing to set against them, and the note says where they are.
     """
     run = shown.run
     if not run.candidates:
@@ -50,13 +55,19 @@ def seeds_table(shown: Shown, comparison: AdapterComparison | None) -> Any:  # n
     other = run.values.get("compare_adapter")
     places = {seed.index: seed for seed in comparison.seeds} if comparison is not None else {}
     columns = list(_columns(run, other))
-    rows = "".join(_row(shown, record, other, columns, places.get(record.index)) for record in run.candidates)
+    drawn = [record for record in run.candidates if record.seed is not None]
+    joined = len(drawn) < len(run.candidates)
+    records = run.candidates if other is None else drawn
+    rows = "".join(_row(shown, record, other, columns, places.get(record.index)) for record in records)
+    title = "Every seed and joined candidate" if joined else "Every seed"
+    notes = [_DISTANCES_NOTE] if "distances" in audit_of(run) else []
+    notes += [_JOINED_NOTE] if joined and other is not None else []
     return table_value(
         _head(columns, other), f"<tbody>{rows}</tbody>", columns, rows="seeds", sort="seed",
-        title="Every seed" if other is None else "The same seeds by both adapters",
-        caption="Every seed, scored against the full-quality photo" if other is None
+        title=title if other is None else "The same seeds by both adapters",
+        caption=f"{title}, scored against the full-quality photo" if other is None
         else "The same seeds by both adapters; rewards over the union of their candidates",
-        note=_DISTANCES_NOTE if "distances" in audit_of(run) else "",
+        note=" ".join(notes),
     )  # fmt: skip
 
 
@@ -124,11 +135,22 @@ def _number(value: float | int | None, form: str) -> Cell:
 
 def _stored(run: Run, side: str, index: int, metric: str) -> float | int | None:
     """Return a stored distance to the reference; a run from elsewhere may hold anything in its place."""
-    stored = audit_of(run).get("distances")
-    entries = stored.get(side) if isinstance(stored, Mapping) else None
-    entry = entries[index] if isinstance(entries, Sequence) and index < len(entries) else None
+    entry = _joined_distances(run, index)
+    if entry is None:
+        stored = audit_of(run).get("distances")
+        entries = stored.get(side) if isinstance(stored, Mapping) else None
+        entry = entries[index] if isinstance(entries, Sequence) and index < len(entries) else None
     value = entry.get(metric) if isinstance(entry, Mapping) else None
     return value if isinstance(value, float | int) and isfinite(value) else None
+
+
+def _joined_distances(run: Run, index: int) -> object:
+    """Return what is stored of a candidate that joined; None for another, and for one of an earlier version."""
+    joined = run.values.get("joined")
+    for entry in joined if isinstance(joined, Sequence) else ():
+        if isinstance(entry, Mapping) and entry.get("index") == index:
+            return entry.get("distances")
+    return None
 
 
 def _look(shown: Shown, record: CandidateRecord, other: str | None) -> str:

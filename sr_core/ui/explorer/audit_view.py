@@ -35,6 +35,9 @@ INTRODUCTION = """
 </div>
 """
 _BETTER, _WORSE, _BEFORE, _AFTER, _NEUTRAL = COLOURS[2], COLOURS[4], COLOURS[1], COLOURS[0], COLOURS[6]
+_JOINED_NOTE = (
+    " Candidates that joined are ranked in the same group and are not among the drawn: no further seed would give them."
+)
 _KINDS = (("best", "triangle-up"), ("mean", "circle"), ("worst", "triangle-down"))
 
 
@@ -149,10 +152,14 @@ def _basis(run: Run, comparison: AdapterComparison | None) -> str:
         words = (
             "<strong>Reward without a reference:</strong> compared with the input after reduction, and looked at alone"
         )
-    entries = run.values["metrics"]
-    keys = [entry["key"] for entry in entries] if comparison is None else list(comparison.group.weights)
-    words += f" ({escape(', '.join(map(label_of, keys)))}), at fidelity weight {run.values['fidelity_weight']:g}."
     reasons = {entry["name"]: entry["reason"] for entry in run.values["left_out"]}
+    if comparison is None:
+        keys = [entry["key"] for entry in run.values["metrics"] if entry["key"] not in reasons]
+    else:
+        # What a joined candidate lacks is left out of the run's ranking, not of what the two adapters drew.
+        keys = list(comparison.group.weights)
+        reasons = {name: reason for name, reason in reasons.items() if name not in comparison.group.weights}
+    words += f" ({escape(', '.join(map(label_of, keys)))}), at fidelity weight {run.values['fidelity_weight']:g}."
     if comparison is not None:
         reasons |= comparison.left_out
         words += (
@@ -199,7 +206,7 @@ def change_chart(run: Run, comparison: AdapterComparison | None) -> dict[str, An
 
 
 def curves_chart(run: Run, comparison: AdapterComparison | None) -> dict[str, Any] | None:
-    """Return the chart of the best, mean and worst of M candidates; None before two candidates are ranked."""
+    """Return the chart of the best, mean and worst of M candidates; None before two seeds are ranked."""
     curves = _curves(run, comparison)
     if not curves:
         return None
@@ -224,18 +231,20 @@ def curves_chart(run: Run, comparison: AdapterComparison | None) -> dict[str, An
         + "; ".join(f"{name} {values[0]:.3f} to {values[-1]:.3f}" for name, values in columns.items())
         + ".",
         table=pd.DataFrame(columns, index=pd.Index(counts, name="M")),
-        note="Exact over all choices of M among the seeds (order statistics), not sampled.",
+        note="Exact over all choices of M among the seeds (order statistics), not sampled."
+        + (_JOINED_NOTE if comparison is None and any(record.seed is None for record in run.candidates) else ""),
     )
 
 
 def _curves(run: Run, comparison: AdapterComparison | None) -> dict[str, Mapping[str, Mapping[int, float]]]:
-    """Return the curves by adapter's name, the adapter that draws first."""
+    """Return the curves by adapter's name, the adapter that draws first; only what a seed drew is in them."""
     if comparison is not None:
         return {
             adapter_label(comparison.after): comparison.after_curves,
             adapter_label(comparison.before): comparison.before_curves,
         }
-    rewards = np.array([record.reward for record in run.candidates if record.reward is not None], dtype=np.float64)
+    drawn = [r.reward for r in run.candidates if r.seed is not None and r.reward is not None]
+    rewards = np.array(drawn, dtype=np.float64)
     if len(rewards) < 2:
         return {}
     return {adapter_label(run.values["adapter"]): reward_curves([rewards], range(1, len(rewards) + 1))}

@@ -58,7 +58,7 @@ def check_label(key: str) -> str:
 
 def resampled_words(found: Correlation) -> str | None:
     """Return what a correlation's interval resamples, for people; nothing where it has none."""
-    return None if found.resampled is None else {"groups": "runs", "candidates": "candidates"}[found.resampled]
+    return None if found.resampled is None else {"photos": "photos", "candidates": "candidates"}[found.resampled]
 
 
 def render_checks(store: CheckStore, scope: Scope, statistic: Statistic) -> str:
@@ -80,8 +80,9 @@ def render_checks(store: CheckStore, scope: Scope, statistic: Statistic) -> str:
 def _hold_outs(scope: Scope, found: Found, statistic: Statistic) -> str:
     """Return how each hold-out agrees with the reward."""
     table = correlate(
-        [{REWARD: scope.groups[n].reward.reward, **checks.normalised} for n, checks in found.items()], statistic
-    )
+        [{REWARD: scope.groups[n].reward.reward, **checks.normalised} for n, checks in found.items()], statistic,
+        photos=[scope.photos[n] for n in found],
+    )  # fmt: skip
     name = {"kendall": "Kendall tau-b", "spearman": "Spearman rho"}[statistic]
     rows = []
     for key in dict.fromkeys(key for checks in found.values() for key in checks.raw):
@@ -95,6 +96,7 @@ def _hold_outs(scope: Scope, found: Found, statistic: Statistic) -> str:
                 "to": None if agreement is None else agreement.high,
                 "Candidates": 0 if agreement is None else agreement.num_candidates,
                 "Runs": 0 if agreement is None else agreement.num_groups,
+                "Photos": 0 if agreement is None else agreement.num_photos,
                 "Resampled": None if agreement is None else resampled_words(agreement),
                 "Puts first": "; ".join(
                     _first(scope, n, checks, key) for n, checks in found.items() if key in checks.raw

@@ -9,7 +9,7 @@ import pandas as pd
 
 from sr_core.disagreement import (
     FEWEST_CANDIDATES,
-    FEWEST_GROUPS,
+    FEWEST_PHOTOS,
     Contested,
     CorrelationTable,
     Quarrelled,
@@ -84,7 +84,7 @@ class DisagreementSection:
         radios = [gr.update(choices=_scopes(len(visit.shown)), value=chosen), statistic]
         if visit.on_screen is None:
             return [*radios, "", None, "", gr.update(visible=False), ""]
-        table = correlate([group.reward.normalised for group in scope.groups], statistic)
+        table = correlate([group.reward.normalised for group in scope.groups], statistic, photos=scope.photos)
         if not table.keys:
             return [*radios, _too_few(scope), None, "", gr.update(visible=False), ""]
         pairs, candidates = contested_pairs(scope.groups, NUM_LISTED), contested_candidates(scope.groups, NUM_LISTED)
@@ -178,8 +178,9 @@ def _matrix(table: CorrelationTable, scope: Scope) -> dict[str, Any]:
             "1: the same order; 0: unrelated; -1: the reverse. All metrics are turned so that higher is better. "
             "A dash: undefined, a metric's spread is within its tolerance. Runs are never mixed: the mean over runs "
             f"counts, weighted by pairs of candidates. {table.num_resamples:,} resamplings (seed 0): "
-            f"of whole runs where {FEWEST_GROUPS} or more have both metrics, so that the interval speaks for other "
-            "photos like these; else of candidates inside each run, so that it speaks for others of the same photos."
+            f"of whole photos, each with all its runs, where {FEWEST_PHOTOS} or more have both metrics, so that the "
+            "interval speaks for other photos like these; else of candidates inside each run, so that it speaks for "
+            "others of the same photos."
         ),
     )
 
@@ -190,7 +191,7 @@ def _described(table: CorrelationTable, a: str, b: str) -> str:
         return "undefined: constant within tolerance"
     return (
         f"{STATISTICS[table.statistic]} {found.value:.3f}, 95 % {_interval(found.low, found.high)}"
-        f"<br>{found.num_candidates} candidates in {found.num_groups} runs"
+        f"<br>{found.num_candidates} candidates in {found.num_groups} runs of {found.num_photos} photos"
         f", resampled: {resampled_words(found) or 'none'}"
     )
 
@@ -206,12 +207,13 @@ def _pair_table(table: CorrelationTable) -> pd.DataFrame:
             "to": found.high,
             "Candidates": found.num_candidates,
             "Runs": found.num_groups,
+            "Photos": found.num_photos,
             "Resampled": resampled_words(found),
         }
         for (a, b), found in lowest_first
         if a != b
     ]
-    columns = ["Metrics", STATISTICS[table.statistic], "95 % from", "to", "Candidates", "Runs", "Resampled"]
+    columns = ["Metrics", STATISTICS[table.statistic], "95 % from", "to", "Candidates", "Runs", "Photos", "Resampled"]
     return pd.DataFrame(rows, columns=columns).set_index("Metrics").astype(object)
 
 

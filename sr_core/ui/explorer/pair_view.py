@@ -86,7 +86,7 @@ def look(shown: Run, runs: Sequence[Run], choice: Choice, fidelity_weight: float
     if current is None:
         raise InputError(next(refused.reason for refused in paired.refused if refused.run.folder == shown.folder))
     if choice.spread == SHIPPED:
-        spread = read_mean_spreads().mean_spread(settings, str(shown.values["metric_set"]))
+        spread = read_mean_spreads().mean_spread(settings, shown)
     else:
         spread = mean_spread_in_view(paired.runs, settings.top)
     weighed = [weigh_run(run, settings.top, mean_spread=spread.value) for run in paired.runs]
@@ -140,7 +140,8 @@ def _spreads(view: View) -> str:
     pairs, spread = view.current.pairs, view.spread
     own = f"Spread \u03c3 of this group <strong>{pairs.spread:.4g}</strong>"
     if spread.value is None:
-        return f"{own}; inter-group weight {UNDEFINED}: open another run, or compare with the shipped statistics."
+        way_out = "open a run of another photo, or compare with the shipped statistics"
+        return f"{own}; inter-group weight {UNDEFINED}: {way_out}."
     words = f"{own}, \u03bc\u03c3 <strong>{spread.value:.4g}</strong>: mean spread of {escape(spread.words)}."
     if spread.cautions:
         cautions = escape("; ".join(spread.cautions))

@@ -181,7 +181,7 @@ def _drop_table(group: RankedGroup, names: list[str], drops: tuple[Drop, ...]) -
                 "Spread here": float(np.ptp(group.raw[key])),
                 "In the tie band": float(alone),
                 "First without it": None if drop is None else names[drop.winner],
-                "Rank 1 survives": None if drop is None else OUTCOMES[drop.outcome],
+                "Rank 1 survives": _survival(drop, group.reward.weights[key]),
                 "Its rank then": None if drop is None else drop.rank,
                 "Kendall tau-b": None if drop is None else drop.tau,
             }
@@ -191,10 +191,18 @@ def _drop_table(group: RankedGroup, names: list[str], drops: tuple[Drop, ...]) -
     return (
         f'<div class="sr-block"><h2>{title}</h2>'
         f'<div class="sr-scroller" tabindex="0" role="region" aria-label="{title}">{table_html(frame, caption=title)}'
-        '</div><p class="sr-chart-note">A metric\'s share goes to the others of its half. "Shared": the candidate is '
+        '</div><p class="sr-chart-note">A metric\'s share goes to the others of its half; one without weight has none '
+        'to give. "Shared": the candidate is '
         "no longer highest but within the tie band of the one that is. Tau-b compares the rewards with and without "
         "the metric: 1 is the same order, -1 the reverse.</p></div>"
     )
+
+
+def _survival(drop: Drop | None, weight: float) -> str | None:
+    """Return what becomes of rank 1 without a metric; that nothing can where it has no weight."""
+    if weight == 0:
+        return "no weight"
+    return None if drop is None else OUTCOMES[drop.outcome]
 
 
 def _ranks(group: RankedGroup, names: list[str], resampled: RankBootstrap) -> dict[str, Any]:

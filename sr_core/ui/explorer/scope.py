@@ -15,6 +15,11 @@ class Scope(NamedTuple):
     titles: list[str]
     """Each run's photo, numbered as in the list of runs."""
 
+    @property
+    def photos(self) -> list[str]:
+        """Return what tells each run's photo from others."""
+        return [entry.run.photo for entry in self.shown]
+
 
 def record_of(scope: Scope, group: int, place: int) -> CandidateRecord:
     """Return the candidate at a place of a group."""

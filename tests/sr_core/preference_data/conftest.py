@@ -11,6 +11,7 @@ from sr_core.preference_data.card import CardFacts
 from sr_core.preference_data.dataset import candidate_schema
 from sr_core.preference_data.folder import complete_dataset
 from sr_core.preference_data.shards import Origin, ScoredGroup, Seconds, group_table, write_group
+from sr_core.preferences import weigh_groups
 from sr_core.resampling import resize_clamped
 from sr_core.rewards.group import hybrid_reward, score_term
 
@@ -64,5 +65,5 @@ def curated(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         table = group_table(group_of(photos / "eval" / name, number), schema, datetime(2026, 1, 2, tzinfo=UTC))
         parts.append(aside / f"{number}.parquet")
         write_group(parts[-1], table, Seconds(3.0, 1.0, 0.5))
-    complete_dataset(folder, parts, schema, FACTS, groups_per_shard=2)
+    complete_dataset(folder, parts, schema, FACTS, groups_per_shard=2, weigh=weigh_groups)
     return folder

@@ -97,6 +97,17 @@ def test_one_photo_alone_leaves_its_inter_group_weight_open(runs: list[Run], tmp
     assert "undefined and null" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
 
 
+def test_one_photo_in_two_runs_leaves_their_inter_group_weights_open(runs: list[Run], tmp_path: Path) -> None:
+    """As the page shows them."""
+    anew = write_run(tmp_path / "anew", size=128, seed=9, photo=0)
+    dataset = export([runs[0], anew], tmp_path / "out")
+    assert len(dataset) == 2
+    pairs = dataset.pairs()
+    assert pairs["w_inter"].isna().all()
+    assert pairs["w_total"].isna().all()
+    assert pairs.groupby("group_id")["w_intra"].mean().tolist() == pytest.approx([1, 1])
+
+
 def test_a_named_mean_spread_goes_into_the_weights_the_card_and_the_recipe(runs: list[Run], tmp_path: Path) -> None:
     dataset = export(runs[:1], tmp_path / "out", MeanSpread(0.25, "480 curated groups"))
     (run,) = pairable(runs[:1], SETTINGS).runs

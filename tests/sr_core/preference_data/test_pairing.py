@@ -1,4 +1,5 @@
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -44,6 +45,21 @@ def test_one_photo_alone_has_no_inter_group_weight(runs: list[Run]) -> None:
     weighed = weigh_run(found.runs[0], 2, mean_spread=spread.value).pairs
     assert spread.value is weighed.inter is weighed.total is None
     assert weighed.intra.mean() == pytest.approx(1)
+
+
+def test_one_photo_in_two_runs_is_one_photo(runs: list[Run], tmp_path: Path) -> None:
+    """Restored anew, opened from one's own archive, or copied: nothing is there to compare its group with."""
+    anew = write_run(tmp_path / "anew", num_candidates=7, size=64, seed=9, photo=0)
+    copy = replace(runs[0], folder=tmp_path / "copy")
+    assert anew.photo == runs[0].photo != runs[1].photo
+    for again in (anew, copy):
+        found = pairable([runs[0], again], SETTINGS)
+        assert mean_spread_in_view(found.runs, 2) == (None, "one photo alone", ())
+    three = pairable([runs[0], anew, runs[1]], SETTINGS).runs
+    spread = mean_spread_in_view(three, 2)
+    assert spread.words == "2 photos in 3 runs in view"
+    totals = [weigh_run(run, 2, mean_spread=spread.value).pairs.total for run in three]
+    assert np.concatenate(totals).mean() == pytest.approx(1, abs=1e-12)
 
 
 def test_pairs_name_the_candidates_that_won_and_lost(runs: list[Run]) -> None:
@@ -99,6 +115,27 @@ def test_the_papers_settings_keep_their_ratio_where_candidates_are_few(
     name: str, count: int, expected: tuple[int, int]
 ) -> None:
     assert PRESETS[name].of(count) == expected
+
+
+def test_an_audit_among_runs_without_a_reference_is_said(runs: list[Run], tmp_path: Path) -> None:
+    audited = write_run(tmp_path / "audited", size=64, reference=True, seed=9)
+    found = pairable([audited, runs[1]], SETTINGS)
+    assert mean_spread_in_view(found.runs, 2).cautions == (
+        "their faithful halves differ: against the input (consistency), against the reference",
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("backbone", "c-flux", "their backbones differ: c-flux, compact"),
+        ("adapter", "hpo", "their adapters differ: hpo, sft"),
+    ],
+)
+def test_runs_of_several_models_are_said_to_be(runs: list[Run], name: str, value: str, words: str) -> None:
+    other = replace(runs[0], values={**runs[0].values, name: value})
+    assert mean_spread_in_view(pairable(runs[1:], SETTINGS).runs, 2).cautions == ()
+    assert mean_spread_in_view(pairable([other, runs[1]], SETTINGS).runs, 2).cautions == (words,)
 
 
 def test_runs_of_several_metric_sets_are_said_to_be(runs: list[Run]) -> None:

@@ -80,3 +80,35 @@ def test_distances_that_a_foreign_run_made_up_are_dashes(shown: Shown) -> None:
         run = replace(shown.run, values={**shown.run.values, "audit": {"distances": made_up}})
         rows = numbers(seeds_table(replace(shown, run=run), comparison_of(shown)))
         assert all("psnr-after" not in row for row in rows)
+
+
+def joined_by(shown: Shown, compare_adapter: str | None) -> Shown:
+    """Return the run with a candidate that joined, and its distances."""
+    first = shown.run.candidates[0]
+    other = replace(first, index=7, seed=None, source="other tool", before=None, before_scores={})
+    entry = {"index": 7, "label": "other tool", "distances": {"psnr": 31.5, "lsd": 2.25}}
+    values = {**shown.run.values, "joined": [entry], "compare_adapter": compare_adapter}
+    return replace(shown, run=replace(shown.run, values=values, candidates=(*shown.run.candidates, other)))
+
+
+def test_a_candidate_that_joined_has_its_own_distances(shown: Shown) -> None:
+    table = seeds_table(joined_by(shown, None), None)
+    *drawn, joined = numbers(table)
+    assert (joined["seed"], joined["psnr"], joined["lsd"]) == (7, 31.5, 2.25)
+    assert [row["psnr"] for row in drawn] == [25.0 + k for k in range(CANDIDATES)]
+    assert table["title"] == "Every seed and joined candidate"
+
+
+def test_beside_two_adapters_a_candidate_that_joined_is_left_out_and_this_is_said(shown: Shown) -> None:
+    table = seeds_table(joined_by(shown, "sft"), comparison_of(shown))
+    assert len(numbers(table)) == CANDIDATES
+    assert "other tool" not in table["table"]
+    assert "they are ranked under Ranking" in table["note"]
+    assert "Ranking" not in seeds_table(shown, comparison_of(shown))["note"]
+
+
+def test_what_a_foreign_run_says_of_its_joined_candidates_may_be_anything(shown: Shown) -> None:
+    for made_up in (3, "words", [3], [{"index": 7}], [{"index": 7, "distances": {"psnr": "high"}}]):
+        foreign = joined_by(shown, None)
+        foreign = replace(foreign, run=replace(foreign.run, values={**foreign.run.values, "joined": made_up}))
+        assert "psnr" not in numbers(seeds_table(foreign, None))[-1]

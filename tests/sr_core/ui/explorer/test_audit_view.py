@@ -8,7 +8,7 @@ import pytest
 
 from sr_core.adapter_comparison import AdapterComparison, compare_adapters, reward_curves
 from sr_core.audit import Degradation, make_pair
-from sr_core.runs import Run
+from sr_core.runs import CandidateRecord, Run
 from sr_core.ui.explorer.audit_view import (
     change_chart,
     curves_chart,
@@ -107,6 +107,51 @@ def test_one_adapter_has_curves_and_no_change(tmp_path: Path) -> None:
     assert 'data-pin-left="reference"' in seeds["table"]
     assert "Full hybrid" in words
     assert "as given" in photos
+
+
+def joined_by(run: Run, **scores: float) -> Run:
+    """Return the run with the output of another tool in its ranking."""
+    raw = {**run.candidates[0].scores, **scores}
+    other = CandidateRecord(index=9, seed=None, source="other tool", file=run.candidates[0].file, scores=raw)
+    return replace(run, candidates=(*run.candidates, other)).reranked(0.5)
+
+
+def test_what_joined_is_not_among_the_candidates_that_an_adapter_draws(tmp_path: Path) -> None:
+    """However good it is: no number of further seeds gives it."""
+    run = write_run(tmp_path / "run", num_candidates=4, size=128, reference=True)
+    joined = joined_by(run, lpips=0.0, niqe=0.0, vsi=1.0, ssimulacra2=90.0, brisque=0.0, piqe=0.0)
+    assert joined.best is not None
+    assert joined.best.source == "other tool"
+    before, after = curves_chart(run, None), curves_chart(joined, None)
+    assert before is not None
+    assert after is not None
+    drawn = [record.reward for record in joined.candidates if record.seed is not None]
+    assert len(drawn) == 4
+    wanted = reward_curves([np.array(drawn)], range(1, 5))
+    for old, new in zip(before["figure"]["data"], after["figure"]["data"], strict=True):
+        assert list(new["x"]) == list(old["x"]) == [1, 2, 3, 4]
+        assert list(new["y"]) == list(wanted[new["name"].removeprefix("SFT, ")].values())
+    assert "Candidates that joined" in after["note"]
+    assert "Candidates that joined" not in before["note"]
+
+
+def test_one_seed_and_what_joined_have_no_curve(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", num_candidates=1, size=128, reference=True)
+    joined = joined_by(run, lpips=0.1)
+    assert all(record.reward is not None for record in joined.candidates)
+    assert curves_chart(joined, None) is None
+
+
+@pytest.mark.parametrize("compared", [True, False])
+def test_no_metric_is_called_used_and_left_out_at_once(shown: Shown, compared: bool) -> None:
+    """A metric that a joined candidate lacks is left out of the run's order, not of what the adapters drew."""
+    gap = {"name": "niqe", "reason": "gives no value for other tool", "members": 1}
+    metrics = [{"key": key} for key in shown.run.candidates[0].scores]
+    run = shown_run(shown.run, left_out=[gap], metrics=metrics).run
+    used, left = render_findings(run, compare_adapters(run) if compared else None).split("at fidelity weight")
+    assert ("NIQE" in used) == compared
+    assert ("Left out:</strong> NIQE" in left) == (not compared)
+    assert ("No metric was left out" in left) == compared
 
 
 def test_the_photos_come_with_their_recipe_and_can_be_downloaded(shown: Shown) -> None:

@@ -58,11 +58,21 @@ def test_all_runs_in_view_are_pooled_and_named(runs: list[Run], tmp_path: Path) 
     table = correlate([group_of(run).reward.normalised for run in runs], "kendall")
     assert both[3]["figure"]["data"][0]["z"] == [[table.between(a, b).value for b in table.keys] for a in table.keys]
     assert both[3]["figure"]["data"][0]["z"] != one[3]["figure"]["data"][0]["z"]
-    assert "<td>10</td><td>2</td>" in both[3]["table"]
+    assert "<td>10</td><td>2</td><td>2</td>" in both[3]["table"]
     first = contested_pairs([group_of(run) for run in runs], 1)[0]
     assert f'data-pin-run="run{first.group}"' in both[4]
     assert f"of {first.group + 1}. bluebird.png</strong>" in both[4]
     assert "bluebird.png" not in one[4]
+
+
+def test_a_photo_that_was_restored_often_does_not_speak_for_other_photos(tmp_path: Path) -> None:
+    section = DisagreementSection()
+    for photo, words in (
+        (0, "<td>40</td><td>8</td><td>1</td><td>candidates</td>"),
+        (None, "<td>8</td><td>photos</td>"),
+    ):
+        runs = [write_run(tmp_path / f"{photo}-{k}", num_candidates=5, size=64, seed=k, photo=photo) for k in range(8)]
+        assert words in section.show(visit_of(tmp_path, *runs, scope=ALL))[3]["table"]
 
 
 def test_the_chart_is_valid_to_the_library_that_draws_it(runs: list[Run], tmp_path: Path) -> None:
@@ -75,7 +85,7 @@ def test_a_metric_that_is_constant_is_shown_as_undefined(runs: list[Run], tmp_pa
     place = list(records[0].scores).index("niqe")
     assert set(chart["figure"]["data"][0]["text"][place]) == {"\u2013"}
     assert chart["figure"]["data"][0]["z"][place] == [None] * 6
-    assert "<td>\u2013</td><td>\u2013</td><td>\u2013</td><td>0</td><td>0</td>" in chart["table"]
+    assert "<td>\u2013</td><td>\u2013</td><td>\u2013</td><td>0</td><td>0</td><td>0</td>" in chart["table"]
 
 
 def test_metrics_that_agree_leave_nothing_contested(runs: list[Run], tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -65,6 +66,14 @@ def test_of_one_photo_alone_the_inter_group_weight_is_undefined_and_never_one(ru
     assert UNDEFINED in heat_map(view)["note"]
 
 
+def test_one_photo_in_two_runs_is_one_photo_alone(runs: list[Run], tmp_path: Path) -> None:
+    anew = write_run(tmp_path / "anew", num_candidates=8, size=64, seed=9, photo=0)
+    words = describe(look(runs[0], [runs[0], anew], ALONE, 0.5), ALONE)
+    assert f"{UNDEFINED}: open a run of another photo" in words
+    words = describe(look(runs[0], [*runs, anew], ALONE, 0.5), ALONE)
+    assert "mean spread of 3 photos in 4 runs in view." in words
+
+
 def test_the_shipped_statistics_are_used_and_what_differs_stands_beside_them(runs: list[Run]) -> None:
     choice = Choice(spread=SHIPPED)
     view = look(runs[0], runs[:1], choice, 0.5)
@@ -74,6 +83,9 @@ def test_the_shipped_statistics_are_used_and_what_differs_stands_beside_them(run
     words = describe(view, choice)
     assert f"{mu_sigma:.4g}" in words
     assert "metric set: train_offline there, offline here" in words
+    assert "faithful half: against the reference there, against the input (consistency) here" in words
+    assert "backbone" not in words
+    assert "adapter" not in words
     assert "faithful share" not in words
     assert "faithful share: 0.5 there, 0.2 here" in describe(look(runs[0], runs, choice, 0.2), choice)
 

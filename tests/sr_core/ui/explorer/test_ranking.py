@@ -102,3 +102,16 @@ def test_one_metric_cannot_be_dropped(run: Run, tmp_path: Path) -> None:
     assert "One metric makes the whole reward" in lead
     assert "only the no-reference half could be scored" in lead
     assert drops.count("<td>\u2013</td>") == 4
+
+
+@pytest.mark.parametrize(("weight", "num_drops", "num_without"), [(0.0, 3, 3), (0.5, 6, 0), (1.0, 3, 3)])
+def test_drops_of_metrics_without_weight_are_not_counted_and_their_rows_say_so(
+    run: Run, tmp_path: Path, weight: float, num_drops: int, num_without: int
+) -> None:
+    visit = Visit(folder=tmp_path, fidelity_weight=weight)
+    visit.put(run, job_of(run), "done")
+    lead, _, _, drops, _ = RankingSection().show(visit)
+    assert f"of {num_drops} drops of one metric" in lead
+    assert f"({100 if num_without == 0 else 10} can differ" in lead
+    assert drops.count("<td>no weight</td>") == num_without
+    assert drops.count("<td>\u2013</td>") == 3 * num_without
