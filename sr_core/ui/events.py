@@ -54,7 +54,7 @@ class PageEvents:
 
     def plan(
         self, request: gr.Request, photos: Files, saved: dict[str, Any] | None, *values: WidgetValue
-    ) -> tuple[str, str, Any, str | None, str]:
+    ) -> tuple[str, str, Any, str | None]:
         """Say what the run will cost, and close the button where it cannot start."""
         settings = Settings(*values)
         paths = _paths(photos)
@@ -69,7 +69,6 @@ class PageEvents:
             render_thumbs(paths),
             button,
             _preset_of(settings, saved),
-            mode_of(settings),
         )
 
     def begin(self, request: gr.Request, photos: Files, taste: float | int, *values: WidgetValue) -> tuple[Any, ...]:
@@ -227,11 +226,20 @@ class PageEvents:
         return _offer(lambda: write_archive(visit.require()[0].run, visit.new_download_folder()))
 
     def apply_preset(self, name: str, saved: dict[str, Any] | None, *values: WidgetValue) -> list[Any]:
-        """Set the widgets as a preset has them."""
+        """Set the widgets as a preset has them, and the mode that they then are in."""
         changes = (saved or {}) if name == YOURS else preset_changes(name, Settings(*values).backbone)
         if not changes:
             gr.Info("Nothing is saved yet. Set things up, open More settings and press Save as mine.")
-        return _widget_values(Settings(*values).with_preset(changes))
+        settings = Settings(*values).with_preset(changes)
+        return [*_widget_values(settings), mode_of(settings)]
+
+    def mode(self, *values: WidgetValue) -> str:
+        """Return the mode that the widgets are in, once one of them was set by hand.
+
+        Never ask this while other widgets are being set: they change one after another, and what lies between is in
+        neither mode.
+        """
+        return mode_of(Settings(*values))
 
     def apply_mode(self, mode: str, *values: WidgetValue) -> list[Any]:
         """Set the widgets for one restoration at once, or for the best of several; all stay where it cannot be had."""

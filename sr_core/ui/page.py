@@ -271,15 +271,18 @@ def _wire(events: PageEvents, saved: gr.BrowserState, i: dict[str, Any], r: dict
     fields = i["fields"]
     changes = [i["photos"].change, *(field.change for field in fields)]
     gr.on(
-        changes, events.plan, [i["photos"], saved, *fields], [i["plan"], i["thumbs"], i["run"], i["preset"], i["mode"]],
+        changes, events.plan, [i["photos"], saved, *fields], [i["plan"], i["thumbs"], i["run"], i["preset"]],
         trigger_mode="always_last", **light,
     )  # fmt: skip
     i["examples"].click(events.example, None, i["photos"], **light)
     i["mode"].input(events.apply_mode, [i["mode"], *fields], fields, **light)
+    # A widget that comes and goes can miss a value that arrives just then, so the number stays and is only closed.
     i["mode"].change(
-        lambda mode: [gr.update(visible=mode != INSTANT)] * 2, i["mode"], [i["preset"], i["num_candidates"]], **light
-    )
-    i["preset"].input(events.apply_preset, [i["preset"], saved, *fields], fields, **telling)
+        lambda mode: [gr.update(visible=mode != INSTANT), gr.update(interactive=mode != INSTANT)],
+        i["mode"], [i["preset"], i["num_candidates"]], **light,
+    )  # fmt: skip
+    i["adapter"].input(events.mode, fields, i["mode"], **light)
+    i["preset"].input(events.apply_preset, [i["preset"], saved, *fields], [*fields, i["mode"]], **telling)
     i["save_preset"].click(events.save_preset, fields, [saved, i["preset"]], **telling)
     i["sizing"].change(
         lambda sizing: [gr.update(visible=sizing == EXACT), gr.update(interactive=sizing != EXACT)],

@@ -87,5 +87,5 @@ def test_every_tab_fits_a_phone(browser: Browser, served: str, run: Run, tab: tu
     for name in tab:
         page.locator(f"#sr-tab-{name}-button").click()
     page.set_viewport_size({"width": 375, "height": 812})
-    page.wait_for_function("document.documentElement.scrollWidth <= 375")
+    page.wait_for_function("document.documentElement.scrollWidth <= 375", polling=50)
     page.context.close()

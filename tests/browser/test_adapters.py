@@ -92,7 +92,7 @@ def test_keys_change_what_a_candidate_is_compared_with(compared: Page) -> None:
 def test_the_comparison_fits_a_phone(compared: Page) -> None:
     compared.get_by_role("button", name="SFT, same seed").click()
     compared.set_viewport_size({"width": 375, "height": 812})
-    compared.wait_for_function("document.documentElement.scrollWidth <= 375")
+    compared.wait_for_function("document.documentElement.scrollWidth <= 375", polling=50)
     compared.set_viewport_size({"width": 1280, "height": 900})
 
 

@@ -235,7 +235,7 @@ def test_an_audit_fits_a_phone_and_has_no_serious_barrier(page: Page) -> None:
     serious = [entry for entry in barriers if entry["impact"] in ("serious", "critical")]
     assert "\n".join(f"{entry['id']}: {node['html']}" for entry in serious for node in entry["nodes"]) == ""
     page.set_viewport_size({"width": 375, "height": 812})
-    page.wait_for_function("document.documentElement.scrollWidth <= 375")
+    page.wait_for_function("document.documentElement.scrollWidth <= 375", polling=50)
     page.set_viewport_size({"width": 1280, "height": 900})
 
 

@@ -248,7 +248,7 @@ def test_the_slider_is_driven_by_keys_and_by_dragging(page: Page) -> None:
 def test_blink_shows_one_picture_then_the_other(page: Page) -> None:
     page.keyboard.press("b")
     expect(page.locator(".sr-cmp-play")).to_have_text("Pause")
-    page.wait_for_function("document.querySelector('.sr-cmp-stage').dataset.flipped === 'true'")
+    page.wait_for_function("document.querySelector('.sr-cmp-stage').dataset.flipped === 'true'", polling=50)
     page.keyboard.press(" ")
     expect(page.locator(".sr-cmp-play")).to_have_text("Play")
     seen = [page.locator(f".sr-cmp-canvas-{side}").evaluate("c => c.style.visibility") for side in ("left", "right")]
@@ -332,7 +332,7 @@ def test_a_phone_pinches_and_taps(browser: Browser, page: Page) -> None:
     phone.locator("#sr-grid button[data-index]").first.wait_for()
     phone.locator("#sr-tab-explore-button").click()
     phone.locator('.sr-cmp-stage[data-ready="yes"]').wait_for()
-    phone.wait_for_function("document.documentElement.scrollWidth <= 375")
+    phone.wait_for_function("document.documentElement.scrollWidth <= 375", polling=50)
     before = phone.locator(".sr-cmp-scale").inner_text()
     phone.evaluate(
         """() => { const stage = document.querySelector(".sr-cmp-stage"), frame = stage.getBoundingClientRect();
@@ -510,7 +510,7 @@ def test_a_chart_without_its_library_says_so_and_can_be_drawn_later(
     other.wait_for_timeout(300)
     assert other.evaluate("window.drawings") == 0
     other.evaluate("document.body.classList.toggle('dark')")
-    other.wait_for_function("window.drawings > 0")
+    other.wait_for_function("window.drawings > 0", polling=50)
     context.close()
 
 

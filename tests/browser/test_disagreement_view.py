@@ -119,5 +119,5 @@ def test_checks_are_taken_on_request(opened: Opened) -> None:
 
 def test_the_view_fits_a_phone(opened: Opened) -> None:
     opened.page.set_viewport_size({"width": 375, "height": 812})
-    opened.page.wait_for_function("document.documentElement.scrollWidth <= 375")
+    opened.page.wait_for_function("document.documentElement.scrollWidth <= 375", polling=50)
     opened.page.set_viewport_size({"width": 1280, "height": 900})

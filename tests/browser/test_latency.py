@@ -87,7 +87,7 @@ def answers(page: Page, act: Callable[[int], None], watched: str, sign: str) -> 
     )
     for turn in range(TURNS):
         act(turn)
-        page.wait_for_function("count => window.took.length > count", arg=turn)
+        page.wait_for_function("count => window.took.length > count", arg=turn, polling=50)
         page.wait_for_timeout(400)
     return list(page.evaluate("window.took"))[:TURNS]
 

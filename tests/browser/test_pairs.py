@@ -79,7 +79,7 @@ def test_cells_hold_the_librarys_weights_and_follow_n(opened: Opened) -> None:
     set_number(opened.page, "top", "3")
     pairs_shown(opened.page, 9)
     expect(opened.page.locator("#sr-pairs-words")).to_contain_text("9 pairs of this run: the 3 best of the first 8")
-    opened.page.wait_for_function(f"document.querySelector('{HEAT}').data[0].z.length === 3")
+    opened.page.wait_for_function(f"document.querySelector('{HEAT}').data[0].z.length === 3", polling=50)
     assert np.ravel(drawn(opened.page, "z")).tolist() == opened.weights(3).total.tolist()
     expect(opened.page.locator("#sr-pairs-preset input")).to_have_value("My own N and M")
 
@@ -97,7 +97,7 @@ def test_a_picked_cell_opens_its_pair_in_the_comparer(opened: Opened) -> None:
     hover = page.locator(f"{HEAT} .hoverlayer").text_content() or ""
     assert all(f"{values[1]:.4g}" in hover for values in (pairs.gap, pairs.intra, pairs.inter, pairs.total))
     page.mouse.click(cell[0] + 6, cell[1] + 6)
-    page.wait_for_function("window.pins && window.pins.length === 1")
+    page.wait_for_function("window.pins && window.pins.length === 1", polling=50)
     pin = page.evaluate("window.pins[0]")
     assert (pin["left"], pin["right"]) == (f"candidate-{pairs.winners[1]}", f"candidate-{pairs.losers[1]}")
 
@@ -108,7 +108,7 @@ def test_every_pair_is_reached_by_keys(opened: Opened) -> None:
     for _ in range(2):
         page.keyboard.press("Tab")
     page.keyboard.press("Enter")
-    page.wait_for_function("window.pins && window.pins.length === 1")
+    page.wait_for_function("window.pins && window.pins.length === 1", polling=50)
     pin = page.evaluate("window.pins[0]")
     assert (pin["left"], pin["right"]) == (f"candidate-{pairs.winners[2]}", f"candidate-{pairs.losers[2]}")
 
@@ -167,4 +167,4 @@ def test_the_export_is_a_dataset_that_training_opens(opened: Opened, tmp_path: P
 
 def test_a_phone_shows_the_whole_width(opened: Opened) -> None:
     opened.page.set_viewport_size({"width": 375, "height": 812})
-    opened.page.wait_for_function("document.documentElement.scrollWidth <= 375")
+    opened.page.wait_for_function("document.documentElement.scrollWidth <= 375", polling=50)

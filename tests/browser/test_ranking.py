@@ -196,6 +196,7 @@ def test_the_slider_ranks_anew_and_leaves_order_and_conditions_as_they_were(open
     page.wait_for_function(
         "([selector, value]) => document.querySelector(selector)?.dataset.value === value",
         arg=[f'{ROWS}:first-child [data-key="reward"]', repr(expected[before[0]])],
+        polling=50,
     )
     assert names(page) == before
     assert dict(zip(names(page), values(page, "reward"), strict=True)) == expected

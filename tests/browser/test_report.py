@@ -119,6 +119,6 @@ def test_the_page_fits_a_phone_and_follows_its_colours(browser: Browser, run: Pa
     assert (brightness(ground) > brightness(text)) == (scheme == "light")
     assert first == {"light": "#2a6fdb", "dark": "#7fb0ff"}[scheme]
     page.emulate_media(color_scheme="light" if scheme == "dark" else "dark")
-    page.wait_for_function("old => document.getElementById('lr').data[0].line.color !== old", arg=first)
+    page.wait_for_function("old => document.getElementById('lr').data[0].line.color !== old", arg=first, polling=50)
     assert wrong == []
     page.context.close()

@@ -162,7 +162,8 @@ def test_pair_and_exponent_give_the_librarys_bands(page: Page, opened: Opened) -
     expect(page.locator("#sr-spectra-bands .sr-numbers thead")).to_contain_text("exponent 2.25")
     expected = pair_bands(opened.run, ranked[0].index, ranked[1].index, 2.25)
     page.wait_for_function(
-        "document.querySelector('#sr-spectra-bands .sr-chart-stage').data[1].name.endsWith('exponent 2.25')"
+        "document.querySelector('#sr-spectra-bands .sr-chart-stage').data[1].name.endsWith('exponent 2.25')",
+        polling=50,
     )
     drawn = chart(page, "bands")
     assert drawn["Plain DPO"] == pytest.approx(expected.plain.tolist(), rel=1e-12)
@@ -204,7 +205,7 @@ def test_a_phone_shows_every_chart_in_its_width(browser: Browser, opened: Opened
         box = page.locator(f"#sr-spectra-{name} .sr-chart-stage").bounding_box()
         assert box is not None
         assert 0 <= box["x"] < box["x"] + box["width"] <= 375
-    page.wait_for_function("document.documentElement.scrollWidth <= 375")
+    page.wait_for_function("document.documentElement.scrollWidth <= 375", polling=50)
     page.context.close()
 
 

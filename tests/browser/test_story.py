@@ -189,13 +189,13 @@ def test_the_zip_holds_the_whole_run(story: Story) -> None:
 
 def test_a_phone_shows_the_whole_width(story: Story) -> None:
     story.page.set_viewport_size({"width": 375, "height": 812})
-    story.page.wait_for_function("document.documentElement.scrollWidth <= 375")
+    story.page.wait_for_function("document.documentElement.scrollWidth <= 375", polling=50)
     story.page.set_viewport_size({"width": 1280, "height": 900})
 
 
 def test_an_empty_page_fits_a_phone(browser: Browser, address: str) -> None:
     page = open_page(browser, address, width=375, height=812)
-    page.wait_for_function("document.documentElement.scrollWidth <= 375")
+    page.wait_for_function("document.documentElement.scrollWidth <= 375", polling=50)
     page.context.close()
 
 

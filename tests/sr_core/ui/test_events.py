@@ -46,7 +46,7 @@ def test_run_is_refused_in_the_words_that_say_what_to_get(
 ) -> None:
     words = missing_words(name)
     assert words is not None
-    plan, _, button, _, _ = events.plan(visitor, [photo], None, *values_for(name))
+    plan, _, button, _ = events.plan(visitor, [photo], None, *values_for(name))
     assert all(line in plan for line in (f"sr weights {name} --download", "licence", "put it at"))
     assert button["interactive"] is False
     with pytest.raises(gr.Error) as caught:
@@ -55,9 +55,22 @@ def test_run_is_refused_in_the_words_that_say_what_to_get(
 
 
 def test_compact_runs_without_any_weights(events: PageEvents, visitor: Any, photo: str) -> None:
-    _, _, button, preset, mode = events.plan(visitor, [photo], None, *values_for("compact"))
+    _, _, button, preset = events.plan(visitor, [photo], None, *values_for("compact"))
     assert button["interactive"] is True
-    assert (preset, mode) == ("Balanced", "Best of N")
+    assert preset == "Balanced"
+
+
+def test_another_adapter_by_hand_leaves_instant_and_one_step_enters_it(events: PageEvents) -> None:
+    at_once = plain(events.apply_mode("Instant", *values_for("compact")))
+    assert events.mode(*at_once) == "Instant"
+    place = list(Settings.__dataclass_fields__).index("adapter")
+    assert events.mode(*at_once[:place], "hpo", *at_once[place + 1 :]) == "Best of N"
+
+
+def test_a_preset_of_ones_own_brings_its_mode(events: PageEvents) -> None:
+    saved = Settings(*plain(events.apply_mode("Instant", *values_for("compact")))).saved()
+    assert events.apply_preset("Yours", saved, *values_for("compact"))[-1] == "Instant"
+    assert events.apply_preset("Fast", saved, *values_for("compact"))[-1] == "Best of N"
 
 
 @pytest.mark.parametrize("name", BACKBONES)
@@ -77,8 +90,9 @@ def test_choosing_a_backbone_sets_what_it_has_and_hides_what_it_has_not(events: 
 
 @pytest.mark.parametrize(("preset", "steps"), [("Fast", 25), ("Balanced", 50), ("Best", 100)])
 def test_presets_follow_the_backbones_own_steps(events: PageEvents, preset: str, steps: int) -> None:
-    values = plain(events.apply_preset(preset, None, *values_for("c-sd2")))
+    *values, mode = plain(events.apply_preset(preset, None, *values_for("c-sd2")))
     assert Settings(*values).num_steps == steps
+    assert mode == "Best of N"
     assert Settings(*values).backbone == "c-sd2"
 
 
