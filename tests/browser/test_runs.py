@@ -196,7 +196,10 @@ def test_tabs_that_write_the_list_at_the_same_moment_lose_no_run(browser: Browse
     settle(other)
     assert remembered(page) == []
     written = "kept-by-the-first-tab"
-    page.evaluate(f"() => {{ localStorage.setItem('{RUNS_KEY}', '[[\"{written}\", \"\"]]'); window.release(); }}")
+    # As the page's own tabs do, this one keeps the lock until the others can read what it wrote.
+    page.evaluate(
+        f"() => {{ localStorage.setItem('{RUNS_KEY}', '[[\"{written}\", \"\"]]'); setTimeout(window.release, 200); }}"
+    )
     page.wait_for_function(f"{REMEMBERED}.length === 2", polling=200)
     assert set(remembered(page)) == {run.values["id"], written}
     page.context.close()
@@ -211,7 +214,7 @@ def test_a_run_taken_off_in_one_tab_stays_off_while_another_has_it_open(
     second = first.context.new_page()
     second.goto(served)
     second.locator("#sr-tab-runs-button").click()
-    second.locator(f"#sr-runs-list button[data-action=forget][data-run={run_id}]").click()
+    second.locator(f"#sr-runs-list button[data-action=forget][data-run='{run_id}']").click()
     expect(second.locator("#sr-runs-list .sr-run")).to_have_count(0)
     second.wait_for_function(f"{REMEMBERED}.length === 0", polling=200)
     first.locator("#sr-tab-runs-button").click()

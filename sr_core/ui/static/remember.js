@@ -1,4 +1,6 @@
 const MOST = 200;
+// Tabs of one site may be different processes, and what one has stored reaches the others a moment later.
+const REACHES_OTHERS_MS = 200;
 
 function stored(key) {
   try {
@@ -28,6 +30,9 @@ watch("value", () => {
   const value = props.value;
   if (!value) return;
   // One tab at a time: between reading and writing no other one may write. Plain http without localhost has no locks.
-  if (navigator.locks) navigator.locks.request(value.key, () => merge(value));
+  if (navigator.locks) navigator.locks.request(value.key, () => {
+    merge(value);
+    return new Promise((over) => setTimeout(over, REACHES_OTHERS_MS));
+  });
   else merge(value);
 });
