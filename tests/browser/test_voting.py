@@ -16,7 +16,7 @@ from sr_core.ballots import pairs_of, run_key, show_pictures
 from sr_core.runs import Run
 from sr_core.vote_statistics import agreement, judged_pairs, verdicts
 from sr_core.votes import Answer, Vote, VoteStore, new_voter
-from tests.browser.conftest import PATIENCE_MS
+from tests.browser.conftest import PATIENCE_MS, new_page, settle
 from tests.browser.server import served_page
 from tests.explorer_run import write_run
 
@@ -51,14 +51,13 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 def tab(browser: Browser, site: Site) -> Iterator[Tab]:
     opened = open_tab(browser, site)
     yield opened
-    opened.page.context.close()
+    leave(opened.page)
 
 
 def open_tab(browser: Browser, site: Site, *, width: int = 1280, **options: Any) -> Tab:
     """Return a new visitor's voting tab, its first ballot on screen."""
-    context = browser.new_context(viewport={"width": width, "height": 900}, accept_downloads=True, **options)
-    page, answers = context.new_page(), list[str]()
-    page.set_default_timeout(PATIENCE_MS)
+    page = new_page(browser, viewport={"width": width, "height": 900}, accept_downloads=True, **options)
+    answers = list[str]()
     page.goto(f"{site.address}?run={site.run.values['id']}")
     expect(page.locator("#sr-grid button[data-index]")).to_have_count(NUM_CANDIDATES)
 
@@ -70,6 +69,12 @@ def open_tab(browser: Browser, site: Site, *, width: int = 1280, **options: Any)
     page.locator("#sr-tab-vote-button").click()
     wait_for_ballot(page)
     return Tab(page, answers)
+
+
+def leave(page: Page) -> None:
+    """Close a visitor's tab once no answer is on its way that would still be read."""
+    settle(page)
+    page.context.close()
 
 
 def wait_for_ballot(page: Page) -> None:
@@ -167,7 +172,7 @@ def test_six_pairs_are_voted_on_by_keyboard_alone_and_every_one_is_stored(browse
     assert len({vote.voter for vote in votes}) == 1
     pairs = [pairs_of(picture.candidate for picture in vote.ballot.shown)[0] for vote in votes]
     assert len(set(pairs)) == 6
-    page.context.close()
+    leave(page)
 
 
 def test_after_the_vote_the_page_says_who_was_who_and_what_the_metrics_prefer(tab: Tab, site: Site) -> None:
@@ -252,18 +257,20 @@ def test_the_figures_do_not_move_with_a_vote_before_its_voter_asks_who_was_who(b
     expect(results).to_contain_text(f"Results of {num_before} vote")
     expect(words).to_contain_text(f"{num_before} vote")
     page.locator(".sr-vote-question").focus()
+    settle(page)
     before = words.inner_text()
     vote_by_key(page, "1")
     page.locator("#sr-tab-explore-button").click()
     page.locator("#sr-tab-vote-button").click()
     wait_for_ballot(page)
+    settle(page)
     assert words.inner_text() == before
     expect(results).to_contain_text(f"Results of {num_before} vote")
     page.locator(".sr-vote-question").focus()
     reveal_by_key(page)
     expect(results).to_contain_text(f"Results of {num_before + 1} vote")
     expect(words).not_to_have_text(before)
-    page.context.close()
+    leave(page)
 
 
 def test_keys_answer_only_inside_the_ballot_and_once_however_long_they_are_held(tab: Tab, site: Site) -> None:
@@ -303,7 +310,7 @@ def test_pictures_that_do_not_arrive_cannot_be_voted_on_and_can_be_loaded_again(
     page.locator(".sr-vote-question").focus()
     vote_by_key(page, "1")
     assert len(new_votes(site, before)) == 2
-    page.context.close()
+    leave(page)
 
 
 def test_a_vote_keeps_how_its_pictures_were_looked_at(tab: Tab, site: Site) -> None:
@@ -410,7 +417,7 @@ def test_the_figures_are_those_of_the_library_and_the_exports_hold_the_votes(
     pairs = pq.read_table(tmp_path / "votes_pickapic.parquet")
     assert pairs.num_rows == len(judged_pairs(votes))
     assert set(pairs["label_0"].to_pylist()) <= {0.0, 0.5, 1.0}
-    page.context.close()
+    leave(page)
 
 
 def test_a_voter_comes_back_to_their_votes_and_can_delete_them(browser: Browser, site: Site) -> None:
@@ -429,7 +436,7 @@ def test_a_voter_comes_back_to_their_votes_and_can_delete_them(browser: Browser,
     again.locator('.sr-vote [data-act="forget"]').click()
     expect(again.locator(".sr-vote-notice")).to_have_text("1 vote and your random id are deleted.")
     assert new_votes(site, before) == []
-    page.context.close()
+    leave(page)
 
 
 def test_a_forged_ballot_and_the_file_of_votes_are_refused(tab: Tab, site: Site) -> None:
@@ -460,4 +467,4 @@ def test_a_phone_votes_by_touch_without_scrolling_sideways(browser: Browser, sit
     wait_for_ballot(page)
     assert [vote.answer.best for vote in new_votes(site, before)] == [1]
     assert page.evaluate("document.documentElement.scrollWidth") <= 375
-    page.context.close()
+    leave(page)
