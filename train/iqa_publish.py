@@ -16,10 +16,8 @@ from train.iqa_config import IqaRecipe
 from train.iqa_guided import iqa_adapter
 from train.judge import judge_adapters
 from train.judge_tables import SFT, compare, judgement_text
-from train.publish import install_adapter
+from train.publish import IQA_TITLES, install_adapter
 
-IQA_TITLES = {"iqa_amo": "IQA-AMO", "iqa_ft": "IQA-FT"}
-"""What people call the adapters that ship."""
 JUDGED = "judged.json"
 CARD = """---
 license: apache-2.0

@@ -13,7 +13,8 @@ from train.checkpoints import finished
 from train.judge_tables import judgement_text
 
 TITLES = {"hpo": "DP2O", "sobolev_dpo": "Sobolev-DPO", "as_dpo": "AS-DPO"}
-"""What people call the adapters that ship."""
+IQA_TITLES = {"iqa_amo": "IQA-AMO", "iqa_ft": "IQA-FT"}
+"""What people call the adapters that ship: those of preference training, and those of `train iqa`."""
 SOURCES = {
     "hpo": "hierarchical preference optimisation, DP2O-SR, arXiv 2510.18851",
     "sobolev_dpo": "Sobolev-DPO, ASASR, arXiv 2605.23264",
@@ -91,8 +92,7 @@ def publish(run: Path, name: str, folder: Path | None = None) -> Path:
     Raises ConfigError if the run is not trained or not judged, or the name is not one that ships.
     """
     if name not in TITLES:
-        others = "iqa_amo, iqa_ft"
-        raise ConfigError(f"the adapter's name must be one of {', '.join(TITLES)}, {others}, got {name!r}")
+        raise ConfigError(f"the adapter's name must be one of {', '.join(TITLES | IQA_TITLES)}, got {name!r}")
     recipe, judged, summary = (_json(run / file) for file in ("recipe.json", "judged.json", "summary.json"))
     trained = hashlib.sha256((run / "adapter" / PEFT_FILES[1]).read_bytes()).hexdigest()
     if judged["adapter_sha256"] != trained:

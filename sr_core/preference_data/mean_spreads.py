@@ -13,7 +13,7 @@ from sr_core.errors import ConfigError
 from sr_core.files import replace_text
 from sr_core.preference_data.dataset import open_dataset
 from sr_core.preference_data.folder import stored_recipe
-from sr_core.preference_data.pairing import FAITHFUL_HALF, MeanSpread, PairSettings
+from sr_core.preference_data.pairing import CIRCUMSTANCES, FAITHFUL_HALF, MeanSpread, PairSettings
 from sr_core.preferences import mean_group_spread, select_pairs
 from sr_core.runs import Run
 
@@ -93,11 +93,9 @@ class CurationSpreads:
     def differences(self, settings: PairSettings, run: Run) -> list[str]:
         """Return in words where a run and its settings differ from those that its mu_sigma was taken with."""
         num_candidates, top = self.nearest(settings)
+        own = (FAITHFUL_HALF[self.with_reference], self.metric_set, self.backbone, self.adapter)
         pairs = (
-            ("faithful half", FAITHFUL_HALF[self.with_reference], FAITHFUL_HALF[bool(run.values["reference"])]),
-            ("metric set", self.metric_set, str(run.values["metric_set"])),
-            ("backbone", self.backbone, str(run.values["backbone"])),
-            ("adapter", self.adapter, str(run.values["adapter"])),
+            *((one.name, value, one.of(run)) for one, value in zip(CIRCUMSTANCES, own, strict=True)),
             ("faithful share", f"{self.fidelity_weight:g}", f"{settings.fidelity_weight:g}"),
             ("N of M", f"{top} of {num_candidates}", f"{settings.top} of {settings.num_candidates}"),
         )

@@ -1,6 +1,6 @@
 """Preference pairs of opened runs: which runs can give them, and their weights against a named mean spread."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -31,6 +31,23 @@ PRESETS = {"c-sd2": Preset(32, 8), "c-flux": Preset(64, 4)}
 
 FAITHFUL_HALF = {True: "against the reference", False: "against the input (consistency)"}
 """What the faithful half of a run's reward measures, by whether the run has a reference."""
+
+
+class Circumstance(NamedTuple):
+    """Something on which the spread of a run's rewards depends."""
+
+    name: str
+    plural: str
+    of: Callable[[Run], str]
+
+
+CIRCUMSTANCES = (
+    Circumstance("faithful half", "faithful halves", lambda run: FAITHFUL_HALF[bool(run.values["reference"])]),
+    Circumstance("metric set", "metric sets", lambda run: str(run.values["metric_set"])),
+    Circumstance("backbone", "backbones", lambda run: str(run.values["backbone"])),
+    Circumstance("adapter", "adapters", lambda run: str(run.values["adapter"])),
+)
+"""Runs that differ in one of them are no one population."""
 
 
 class PairSettings(NamedTuple):
@@ -126,15 +143,9 @@ def mean_spread_in_view(runs: Sequence[Run], top: int) -> MeanSpread:
 
 def _mixtures(runs: Sequence[Run]) -> Iterator[str]:
     """Say in words in what runs differ that are taken as one population."""
-    named = {
-        "faithful halves": [FAITHFUL_HALF[bool(run.values["reference"])] for run in runs],
-        "metric sets": [str(run.values["metric_set"]) for run in runs],
-        "backbones": [str(run.values["backbone"]) for run in runs],
-        "adapters": [str(run.values["adapter"]) for run in runs],
-    }
-    for name, values in named.items():
-        if len(distinct := sorted(set(values))) > 1:
-            yield f"their {name} differ: {', '.join(distinct)}"
+    for circumstance in CIRCUMSTANCES:
+        if len(distinct := sorted({circumstance.of(run) for run in runs})) > 1:
+            yield f"their {circumstance.plural} differ: {', '.join(distinct)}"
 
 
 def weigh_run(run: Run, top: int, *, mean_spread: float | None) -> WeighedRun:

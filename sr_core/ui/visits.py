@@ -99,7 +99,7 @@ class Visit:
     """Index of the candidate chosen by hand; None follows the best."""
     fidelity_weight: float = 0.5
     """0 is vivid, 1 faithful; the slider's last word."""
-    told_weight: float | None = None
+    explore_weight: float | None = None
     """What Explore's slider shows, in the same unit; None before the tab was opened."""
     view: str = ""
     """Name of the view that is open under Explore; empty is the first."""

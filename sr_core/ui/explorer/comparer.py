@@ -26,7 +26,6 @@ MOST_WAITING = 16
 """Looks that may wait in a line; more are sent away with a word."""
 BUSY = "too many people look at pictures right now"
 GONE = "that run is not here any more"
-ABOVE_WORDS = "Local root mean square above the input's Nyquist, in 8-bit levels"
 OPEN_FAILED = """() => { window.dispatchEvent(new CustomEvent("sr-open-failed")); }"""
 """Tells the comparer that its event `open_run` came to nothing."""
 Look = Callable[[Shown, gr.EventData], dict[str, Any]]
@@ -105,14 +104,9 @@ def is_transparent(path: Path) -> bool:
         return image.has_transparency_data
 
 
-def picture_map(shown: Shown, picture_id: str) -> dict[str, Any]:
-    """Return `above_map` with words that hold for any picture: a picture's own words change with the order."""
-    return {**above_map(shown, picture_id), "words": ABOVE_WORDS}
-
-
 def level_map(shown: Shown, event: gr.EventData) -> dict[str, Any]:
     """Return a map of the run for an overlay."""
-    return spread_map(shown) if event.map == SPREAD else picture_map(shown, str(event.picture))
+    return spread_map(shown) if event.map == SPREAD else above_map(shown, str(event.picture))
 
 
 def regions(shown: Shown, event: gr.EventData) -> dict[str, Any]:

@@ -58,7 +58,7 @@ class Explore:
         def rank(taste: float | int, request: gr.Request) -> list[Any]:
             visit = self._store.visit(request.session_hash)
             visit.rank_by(1 - taste / 100)
-            visit.told_weight = visit.fidelity_weight
+            visit.explore_weight = visit.fidelity_weight
             self._store.keep_order(visit)
             # The slider has moved on by the time of the answer: an answer that set it would take steps back.
             return [gr.skip()] * 4 + refreshed(visit)[4:]
@@ -90,8 +90,8 @@ class Explore:
         choices = [(f"{place + 1}. {shown.name}", shown.key) for place, shown in enumerate(visit.shown)]
         shown = visit.on_screen
         # Opening the tab sets the slider only where another one moved: it may be in somebody's hand by then.
-        stale = visit.told_weight != visit.fidelity_weight
-        visit.told_weight = visit.fidelity_weight
+        stale = visit.explore_weight != visit.fidelity_weight
+        visit.explore_weight = visit.fidelity_weight
         return [
             "" if shown else NOTHING_YET,
             gr.update(visible=shown is not None),

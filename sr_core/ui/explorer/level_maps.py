@@ -57,7 +57,10 @@ def spread_map(shown: Shown) -> dict[str, Any]:
 
 
 def above_map(shown: Shown, picture_id: str) -> dict[str, Any]:
-    """Return the map of where a picture of the run has energy above the input's Nyquist frequency."""
+    """Return the map of where a picture of the run has energy above the input's Nyquist frequency.
+
+    Its words do not name the picture: what a picture is called changes with the order.
+    """
     picture = find_picture(shown, picture_id)
     if picture.kind == "input":
         raise InputError("the input has nothing above its own Nyquist frequency; choose another picture")
@@ -65,7 +68,7 @@ def above_map(shown: Shown, picture_id: str) -> dict[str, Any]:
     if not path.is_file():
         lq = shown.run.values["input"]
         write_levels(path, energy_above_nyquist(levels_of(picture), (lq["height"], lq["width"])).numpy())
-    words = f"Local root mean square above the input's Nyquist, in 8-bit levels: {picture.words}"
+    words = "Local root mean square above the input's Nyquist, in 8-bit levels"
     return _value(ABOVE, path, legend=ABOVE_LEGEND, words=words, picture=picture_id)
 
 

@@ -6,12 +6,13 @@ import gradio as gr
 
 from sr_core.errors import InputError
 from sr_core.ui.explorer.chart import table_html
-from sr_core.ui.explorer.comparer import MAPS, ask_server, picture_map, pictures_stamp
+from sr_core.ui.explorer.comparer import MAPS, ask_server, pictures_stamp
 from sr_core.ui.explorer.level_maps import (
     ABOVE,
     ABOVE_LEGEND,
     SPREAD,
     SPREAD_LEGEND,
+    above_map,
     figures_table,
     magnitude_colours,
     spread_map,
@@ -60,7 +61,7 @@ class MapsSection:
 
 def both_maps(shown: Shown, picture_id: str) -> dict[str, Any]:
     """Return both maps of a run and the table of their figures; words alone for one that cannot be made."""
-    above = picture_map(shown, picture_id)
+    above = above_map(shown, picture_id)
     try:
         varies = spread_map(shown)
     except InputError as error:

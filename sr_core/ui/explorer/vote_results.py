@@ -82,7 +82,7 @@ def results(runs: Sequence[Run], votes: Sequence[Vote], scope: str) -> list[Any]
 
 def num_photos(usable: Sequence[tuple[Run, Sequence[Vote]]]) -> int:
     """Return how many different photos votes that count are about: several runs may be of the same one."""
-    return len({run.values["input"]["sha256"] for run, found in usable if counted(found)})
+    return len({run.photo for run, found in usable if counted(found)})
 
 
 def _lead(used: Sequence[Vote], judged: Sequence[tuple[Run, Sequence[JudgedPair]]], photos: int, num_gone: int) -> str:

@@ -13,11 +13,6 @@ const DIFFERENCE_PIXELS = 4e6;
 const LENSES = { 11: 121, 21: 126, 41: 123 };
 const calm = window.matchMedia("(prefers-reduced-motion: reduce)");
 
-const glass = document.createElement("p");
-glass.className = "sr-chart-note sr-cmp-glass";
-glass.hidden = true;
-find(".sr-cmp-point").append(glass);
-
 let shown = null;
 const pins = { left: "input", right: "" };
 let mode = "side", zoom = "fit", pinched = null, centre = { x: 0, y: 0 }, point = { x: 0, y: 0 };
@@ -416,6 +411,7 @@ function label() {
     selects[side].value = one.id;
   }
   const clear = ["left", "right"].filter((side) => picture(side) && picture(side).transparent).map((side) => picture(side).words);
+  const glass = find(".sr-cmp-glass");
   glass.hidden = !clear.length;
   glass.textContent = "Has transparency: " + clear.join(" and ") + ". Where a pixel is not opaque, browsers keep its colour times its opacity: values, lens and difference are rounded there and need not be the file's own levels.";
   if (picture("left") && picture("right")) canvases.difference.setAttribute("aria-label", "Difference: " + picture("right").label + " minus " + picture("left").label);
