@@ -67,7 +67,7 @@ def test_all_photos_in_view_are_voted_on_and_one_on_screen_alone(store: VisitSto
     assert sorted(vote.ballot.run for vote in votes) == sorted(keys)
     box, words, *_ = voter.results
     assert box["label"] == "Results of 3 votes"
-    assert "3 votes by 1 person on 1 photo:" in words
+    assert "3 votes by 1 person on 3 photos:" in words
     voter.act("set", scope="run", mode="pair")
     assert voter.results[0]["label"] == "Results of 1 vote"
     assert voter.ballot["progress"].startswith("1 vote by you on this photo;")
