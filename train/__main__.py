@@ -167,6 +167,19 @@ def ablate(
 
 
 @app.command()
+def tradeoff(
+    folders: Annotated[list[Path], typer.Argument(help="Folders of `ablate` with judged rows.")],
+    out: Annotated[Path, typer.Option(help="PNG file.")] = Path("runs/tradeoff.png"),
+) -> None:
+    """Draw what every ablation row gained in reward against what it gained or lost where nothing trained."""
+    from train.tradeoff import draw_trade_offs, read_trade_offs
+
+    rows = read_trade_offs(folders)
+    draw_trade_offs(rows, out)
+    typer.echo(f"{len(rows)} {'row' if len(rows) == 1 else 'rows'} in {out}")
+
+
+@app.command()
 def contrast(
     out: Annotated[Path, typer.Argument(help="Folder of `ablate` with finished rows.")],
     ours: Annotated[str, typer.Argument(help="A row's name, or several between semicolons, of which the best counts.")],

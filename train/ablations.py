@@ -71,6 +71,7 @@ ABLATIONS: dict[str, tuple[str, ...]] = {
     "AS-DPO on supervised pairs": ("objective.name=as_dpo", "pairs.source=supervised"),
 }
 """Overrides of each row of a recipe with an adversary (compact_as_dpo); everything else is the recipe's."""
+TABLE_VALUES, TABLE = "ablations.json", "ablations.md"
 
 
 def slug(name: str) -> str:
@@ -102,8 +103,8 @@ def run_ablations(path: Path, overrides: tuple[str, ...], out: Path, only: tuple
         models = {SFT: start, "row": adapter}
         judged = judge_adapters(models, recipe.held_out, recipe.draw, out, head=head_file(recipe.backbone))
         rows[name] = compare(judged, "row", SFT) | {"overrides": list(changes), "log": _last_line(folder)}
-        replace_text(out / "ablations.json", json.dumps(rows, indent=1) + "\n")
-        replace_text(out / "ablations.md", table(rows) + "\n")
+        replace_text(out / TABLE_VALUES, json.dumps(rows, indent=1) + "\n")
+        replace_text(out / TABLE, table(rows) + "\n")
     return rows
 
 
