@@ -170,11 +170,12 @@ def ablate(
 def tradeoff(
     folders: Annotated[list[Path], typer.Argument(help="Folders of `ablate` with judged rows.")],
     out: Annotated[Path, typer.Option(help="PNG file.")] = Path("runs/tradeoff.png"),
+    only: Annotated[str, typer.Option(help="Parts of row names, or =NAME, between semicolons.")] = "",
 ) -> None:
     """Draw what every ablation row gained in reward against what it gained or lost where nothing trained."""
     from train.tradeoff import draw_trade_offs, read_trade_offs
 
-    rows = read_trade_offs(folders)
+    rows = read_trade_offs(folders, tuple(part for part in only.split(";") if part))
     draw_trade_offs(rows, out)
     typer.echo(f"{len(rows)} {'row' if len(rows) == 1 else 'rows'} in {out}")
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from sr_core.errors import ConfigError
 from sr_core.files import replacing
-from train.ablations import TABLE_VALUES
+from train.ablations import TABLE_VALUES, chosen_rows
 from train.judge_tables import HOLD_OUTS
 
 UNITS = {"lsd": "dB", "psnr": "dB"}
@@ -29,10 +29,11 @@ class TradeOff(NamedTuple):
     hold_outs: Mapping[str, Point]
 
 
-def read_trade_offs(folders: Sequence[Path]) -> tuple[TradeOff, ...]:
+def read_trade_offs(folders: Sequence[Path], only: tuple[str, ...] = ()) -> tuple[TradeOff, ...]:
     """Return the rows that `ablate` judged in several folders; a name in two folders keeps its last figures.
 
-    Raises ConfigError where a folder holds no finished rows.
+    `only` asks for rows as `ablate` does, by parts of names or by whole ones after "=".
+    Raises ConfigError where a folder holds no finished rows, or none of those asked for.
     """
     rows: dict[str, Any] = {}
     for folder in folders:
@@ -40,6 +41,12 @@ def read_trade_offs(folders: Sequence[Path]) -> tuple[TradeOff, ...]:
         if not path.is_file():
             raise ConfigError(f"{folder} must hold {path.name}; run: python -m train ablate RECIPE --out {folder}")
         rows |= json.loads(path.read_text(encoding="utf-8"))
+    if only:
+        rows = {name: rows[name] for name in chosen_rows(only) if name in rows}
+    if not rows:
+        raise ConfigError(
+            f"there must be a row to draw; {[str(folder) for folder in folders]} hold none of {list(only)}"
+        )
     return tuple(
         TradeOff(
             name,

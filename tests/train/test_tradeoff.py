@@ -45,6 +45,17 @@ def test_a_folder_without_rows_is_refused_with_the_command_that_makes_them(tmp_p
         read_trade_offs([tmp_path])
 
 
+def test_rows_are_asked_for_as_they_are_of_ablate(tmp_path: Path) -> None:
+    names = ("multi-pair DPO", "AS-DPO", "HPO", "HPO, N/M 1/8")
+    folder = write_rows(tmp_path / "rows", {name: row(place, 0) for place, name in enumerate(names)})
+    found = read_trade_offs([folder], ("N/M", "=HPO"))
+    assert [(line.name, line.reward.mean) for line in found] == [("HPO, N/M 1/8", 3), ("HPO", 2)]
+    with pytest.raises(ConfigError, match="none of"):
+        read_trade_offs([folder], ("supervised",))
+    with pytest.raises(ConfigError, match="fits none"):
+        read_trade_offs([folder], ("no such row",))
+
+
 def test_the_picture_moves_with_the_figures(tmp_path: Path) -> None:
     pictures = []
     for place, reward in enumerate((0.01, 0.02, 0.02)):
