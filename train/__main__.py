@@ -12,9 +12,12 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 
 RecipePath = Annotated[Path, typer.Argument(help="YAML recipe, see train/recipes.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="section.key=value, read as YAML.")]
-
-
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the newest finished checkpoint.")]
+OnlyRows = Annotated[str, typer.Option(help="Parts of row names, or =NAME, between semicolons.")]
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(part for part in text.split(";") if part)
 
 
 @app.command()
@@ -157,12 +160,12 @@ def ablate(
     recipe: RecipePath,
     overrides: Overrides = None,
     out: Annotated[Path, typer.Option(help="Folder of the short runs and the table.")] = Path("runs/ablations"),
-    only: Annotated[str, typer.Option(help="Parts of row names, or =NAME, between semicolons.")] = "",
+    only: OnlyRows = "",
 ) -> None:
     """Train and judge one changed setting at a time; the table says what each is worth."""
     from train.ablations import run_ablations, table
 
-    rows = run_ablations(recipe, tuple(overrides or ()), out, tuple(part for part in only.split(";") if part))
+    rows = run_ablations(recipe, tuple(overrides or ()), out, _names(only))
     typer.echo(table(rows))
 
 
@@ -170,12 +173,12 @@ def ablate(
 def tradeoff(
     folders: Annotated[list[Path], typer.Argument(help="Folders of `ablate` with judged rows.")],
     out: Annotated[Path, typer.Option(help="PNG file.")] = Path("runs/tradeoff.png"),
-    only: Annotated[str, typer.Option(help="Parts of row names, or =NAME, between semicolons.")] = "",
+    only: OnlyRows = "",
 ) -> None:
     """Draw what every ablation row gained in reward against what it gained or lost where nothing trained."""
     from train.tradeoff import draw_trade_offs, read_trade_offs
 
-    rows = read_trade_offs(folders, tuple(part for part in only.split(";") if part))
+    rows = read_trade_offs(folders, _names(only))
     draw_trade_offs(rows, out)
     typer.echo(f"{len(rows)} {'row' if len(rows) == 1 else 'rows'} in {out}")
 
@@ -192,8 +195,7 @@ def contrast(
     """Compare two kinds of ablation rows, each at its best setting or at equal movement of the winners."""
     from train.contrast import contrast as run
 
-    names = [tuple(part for part in side.split(";") if part) for side in (ours, theirs)]
-    typer.echo(run(out, *names, equal_winner_error=equal_winner_error))
+    typer.echo(run(out, _names(ours), _names(theirs), equal_winner_error=equal_winner_error))
 
 
 @app.command()

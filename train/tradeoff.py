@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from sr_core.adapter_comparison import MeanInterval
 from sr_core.errors import ConfigError
 from sr_core.files import replacing
 from train.ablations import TABLE_VALUES, chosen_rows
@@ -13,20 +14,12 @@ from train.judge_tables import HOLD_OUTS
 UNITS = {"lsd": "dB", "psnr": "dB"}
 
 
-class Point(NamedTuple):
-    """A gain over SFT with its 95 % interval."""
-
-    mean: float
-    low: float
-    high: float
-
-
 class TradeOff(NamedTuple):
     """One row: what the reward gained, and what every hold-out gained; positive is better for all."""
 
     name: str
-    reward: Point
-    hold_outs: Mapping[str, Point]
+    reward: MeanInterval
+    hold_outs: Mapping[str, MeanInterval]
 
 
 def read_trade_offs(folders: Sequence[Path], only: tuple[str, ...] = ()) -> tuple[TradeOff, ...]:
@@ -41,24 +34,18 @@ def read_trade_offs(folders: Sequence[Path], only: tuple[str, ...] = ()) -> tupl
         if not path.is_file():
             raise ConfigError(f"{folder} must hold {path.name}; run: python -m train ablate RECIPE --out {folder}")
         rows |= json.loads(path.read_text(encoding="utf-8"))
-    if only:
-        rows = {name: rows[name] for name in chosen_rows(only) if name in rows}
-    if not rows:
-        raise ConfigError(
-            f"there must be a row to draw; {[str(folder) for folder in folders]} hold none of {list(only)}"
-        )
+    wanted = chosen_rows(only) if only else tuple(rows)
+    if not rows.keys() & set(wanted):
+        asked = f" of {'; '.join(only)}" if only else ""
+        raise ConfigError(f"there must be a row{asked} to draw; {', '.join(map(str, folders))} hold none")
     return tuple(
         TradeOff(
             name,
-            _point(row["reward"]["mean"]["change"]),
-            {metric: _point(row["metrics"][metric]["gain"]) for metric in HOLD_OUTS},
+            MeanInterval(**row["reward"]["mean"]["change"]),
+            {metric: MeanInterval(**row["metrics"][metric]["gain"]) for metric in HOLD_OUTS},
         )
-        for name, row in rows.items()
+        for name, row in ((name, rows[name]) for name in wanted if name in rows)
     )
-
-
-def _point(gain: Mapping[str, float]) -> Point:
-    return Point(gain["mean"], gain["low"], gain["high"])
 
 
 def draw_trade_offs(rows: Sequence[TradeOff], path: Path) -> None:

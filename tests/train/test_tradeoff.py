@@ -7,10 +7,11 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from sr_core.adapter_comparison import MeanInterval
 from sr_core.errors import ConfigError
 from train.__main__ import app
 from train.judge_tables import HOLD_OUTS
-from train.tradeoff import Point, draw_trade_offs, read_trade_offs
+from train.tradeoff import draw_trade_offs, read_trade_offs
 
 
 def gain(mean: float) -> dict[str, float]:
@@ -36,13 +37,15 @@ def test_rows_of_several_folders_keep_their_intervals_and_the_last_figures(tmp_p
     found = read_trade_offs([one, two])
     assert [(line.name, line.reward.mean) for line in found] == [("DPO", 1), ("HPO", -1), ("Sobolev-DPO", 5)]
     assert found[1].hold_outs == {
-        name: Point(place - 2, place - 2.25, place - 1.5) for place, name in enumerate(HOLD_OUTS)
+        name: MeanInterval(place - 2, place - 2.25, place - 1.5) for place, name in enumerate(HOLD_OUTS)
     }
 
 
 def test_a_folder_without_rows_is_refused_with_the_command_that_makes_them(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="python -m train ablate"):
         read_trade_offs([tmp_path])
+    with pytest.raises(ConfigError, match="must be a row to draw"):
+        read_trade_offs([write_rows(tmp_path / "empty", {})])
 
 
 def test_rows_are_asked_for_as_they_are_of_ablate(tmp_path: Path) -> None:
@@ -50,7 +53,7 @@ def test_rows_are_asked_for_as_they_are_of_ablate(tmp_path: Path) -> None:
     folder = write_rows(tmp_path / "rows", {name: row(place, 0) for place, name in enumerate(names)})
     found = read_trade_offs([folder], ("N/M", "=HPO"))
     assert [(line.name, line.reward.mean) for line in found] == [("HPO, N/M 1/8", 3), ("HPO", 2)]
-    with pytest.raises(ConfigError, match="none of"):
+    with pytest.raises(ConfigError, match="a row of supervised to draw"):
         read_trade_offs([folder], ("supervised",))
     with pytest.raises(ConfigError, match="fits none"):
         read_trade_offs([folder], ("no such row",))
