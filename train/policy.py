@@ -102,6 +102,10 @@ class LoraPolicy(Generic[Network]):
             # Several sets on one head are the point here.
             warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
             inject_adapter_in_model(settings, self.head, adapter_name=name)
+        for module in self.head.modules():
+            if isinstance(module, BaseTunerLayer):
+                # Autocast chooses the precision of each product; PEFT would copy every input to float32 and back.
+                module.cast_input_dtype_enabled = False
         self._settings[name] = settings
 
     def load(self, name: str, folder: Path) -> None:
@@ -145,10 +149,20 @@ class LoraPolicy(Generic[Network]):
             parameter.copy_(tensors[key])
 
     def use(self, name: str) -> None:
-        """Make a set the active one; only the policy set, or the adversary while it is trained, takes gradients."""
+        """Make a set the active one; only the policy set, or the adversary while it is trained, takes gradients.
+
+        A reference at zero adds exactly zero to every layer, so the layers are spared from computing it.
+        """
+        enabled = name != REFERENCE or not self._is_zero(name)
         for module in self.head.modules():
             if isinstance(module, BaseTunerLayer):
+                module.enable_adapters(enabled)
                 module.set_adapter(name, inference_mode=name == REFERENCE)
+
+    def _is_zero(self, name: str) -> bool:
+        """Return whether the second factor of every layer of a set is zero, so that the set changes nothing."""
+        seconds = [tensor.count_nonzero() for key, tensor in self.tensors(name).items() if "lora_B" in key]
+        return not torch.stack(seconds).any()
 
     @contextmanager
     def using(self, name: str) -> Iterator[None]:
