@@ -12,7 +12,6 @@ Every value is one per pair; the caller reduces.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -20,13 +19,27 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sr_core.flow import column
-from sr_core.sobolev import single_or_double, sobolev_energy
+from sr_core.sobolev import UNIT, Scaling, Transform, single_or_double, sobolev_energy
 from sr_core.tensors import Latent, PerSample
 from train.preference_config import ObjectiveConfig
 from train.preference_losses import dspo_residual, hinge_loss, ipo_loss, kto_loss, mapo_score, sigmoid_loss
 
 Norm = Callable[[Latent], PerSample]
 Mask = Float[Tensor, "b 1 h w"]
+
+
+@dataclass(frozen=True, slots=True)
+class SobolevNorm:
+    """The squared Sobolev norm of some settings; see `sobolev_energy`. Two of equal settings are equal."""
+
+    exponent: float
+    unit: float = UNIT
+    scaling: Scaling = "mean_one"
+    transform: Transform = "dct"
+
+    def __call__(self, residual: Latent) -> PerSample:
+        """Return the energy of each residual."""
+        return sobolev_energy(residual, self.exponent, unit=self.unit, scaling=self.scaling, transform=self.transform)
 
 
 def unchanged(value: Tensor) -> Tensor:
@@ -87,8 +100,8 @@ class Terms(NamedTuple):
     """The same of the loser."""
     errors: PairErrors
     """In the objective's own norm, masked where a mask is used."""
-    squares: PairErrors
-    """Plain weighted mean squares, never masked, so that runs of different norms compare."""
+    winner_squares: Errors
+    """The winner's plain weighted mean squares, never masked, so that runs of different norms compare."""
     drift: Tensor | None
     """Mean square between the predictions of policy and reference, winner and loser averaged."""
 
@@ -223,12 +236,8 @@ def norm_of(settings: ObjectiveConfig) -> Norm:
     euclidean = settings.name == "as_dpo" and settings.guidance == "euclidean"
     if euclidean or not OBJECTIVES[settings.name].sobolev:
         return mean_square
-    return partial(
-        sobolev_energy,
-        exponent=exponent_of(settings),
-        unit=settings.frequency_unit,
-        scaling=settings.sobolev_scaling,
-        transform=settings.sobolev_transform,
+    return SobolevNorm(
+        exponent_of(settings), settings.frequency_unit, settings.sobolev_scaling, settings.sobolev_transform
     )
 
 
@@ -283,14 +292,15 @@ def objective_terms(
 
     errors = _pair_errors(residuals, norm)
     with torch.set_grad_enabled(torch.is_grad_enabled() and settings.anchor > 0):
-        squares = errors if masked is mean_square else _pair_errors(residuals, lambda r: error_weight * mean_square(r))
+        plain = masked is mean_square
+        squares = errors.winner if plain else _errors(residuals.winner, lambda r: error_weight * mean_square(r))
     with torch.set_grad_enabled(torch.is_grad_enabled() and settings.kl_weight > 0):
         drift = _drift(residuals, error_weight)
     chosen, rejected = (objective.reward(settings.beta, side) for side in errors)
     loss = objective.loss(settings, Evidence(chosen, rejected, errors, residuals, norm, mean_of_all))
     if objective.weighted:
         loss = pair_weight * loss
-    loss = loss + settings.anchor * squares.winner.policy
+    loss = loss + settings.anchor * squares.policy
     if settings.kl_weight > 0:
         assert drift is not None, "kl_weight needs the reference's residuals"
         loss = loss + settings.kl_weight * drift
@@ -300,7 +310,7 @@ def objective_terms(
         chosen=chosen,
         rejected=rejected,
         errors=errors,
-        squares=squares,
+        winner_squares=squares,
         drift=drift,
     )
 
@@ -309,6 +319,7 @@ def objective_terms(
 def preference_metrics(terms: Terms) -> dict[str, PerSample]:
     """Return what is logged of a step under TRL's names, one value per pair, without gradient.
 
+    `logps/*` are log-likelihoods up to a factor and a constant: minus the policy's errors in the objective's norm.
     `winner_mse_delta` is the policy's plain error on winners minus the reference's; above 0, winners are being pushed
     down too. `kl_proxy` is the mean square between the predictions, the divergence of two Gaussian policies of one
     width up to a constant. Both are left out where no reference predicts.
@@ -319,8 +330,10 @@ def preference_metrics(terms: Terms) -> dict[str, PerSample]:
         "rewards/rejected": terms.rejected,
         "rewards/margins": terms.margin,
         "rewards/accuracies": (terms.margin > 0).to(terms.loss),
+        "logps/chosen": -terms.errors.winner.policy,
+        "logps/rejected": -terms.errors.loser.policy,
     }
-    winner = terms.squares.winner
+    winner = terms.winner_squares
     if winner.reference is not None:
         metrics["winner_mse_delta"] = winner.policy - winner.reference
     if terms.drift is not None:

@@ -14,7 +14,6 @@ from sr_core.backbones.flow_head import FlowHead, HeadInput, image_from_planes, 
 from sr_core.diffusion import PREDICTIONS, Prediction, diffuse, preserving_alpha
 from sr_core.errors import ConfigError
 from sr_core.flow import clean_error_weight, interpolate
-from sr_core.sobolev import sobolev_energy
 from sr_core.tensors import Enlarged, Image, Latent, PerSample, Sigma
 from train.data import Batch
 from train.losses import (
@@ -22,6 +21,7 @@ from train.losses import (
     Norm,
     PairResiduals,
     Residuals,
+    SobolevNorm,
     Terms,
     difference_mask,
     mean_square,
@@ -34,8 +34,8 @@ from train.losses import (
 )
 from train.preference_config import ObjectiveConfig
 
-LOGGED_EXPONENT = 1.5
-"""Sobolev exponent whose effect on the reference's error every run logs."""
+LOGGED_NORM = SobolevNorm(1.5)
+"""The Sobolev norm whose effect on the reference's error every run logs."""
 
 
 class StepOutput(NamedTuple):
@@ -351,23 +351,25 @@ def preference_step(
         free = replace(objective, anchor=0.0, kl_weight=0.0)  # type: ignore[type-var]
         loss = loss + objective.lq_loser_weight * compare(2, free).loss.mean()
     metrics = {name: value.mean() for name, value in preference_metrics(terms).items() if name != "loss"}
-    return StepOutput(loss, metrics | _norm_metrics(model, batch.condition, residuals(0)))
+    known = terms.errors.winner.reference if norm_of(objective) == LOGGED_NORM and not objective.mask_power else None
+    energy = None if known is None else known / weight
+    return StepOutput(loss, metrics | _norm_metrics(model, batch.condition, residuals(0), energy))
 
 
 @torch.no_grad()
 def _norm_metrics(
-    model: PreferenceModel[AnyCondition], condition: AnyCondition, winner: Residuals
+    model: PreferenceModel[AnyCondition], condition: AnyCondition, winner: Residuals, energy: PerSample | None
 ) -> dict[str, Tensor]:
     """Return what the Sobolev norm would do to the reference's error, and how far the winner's mean colour has moved.
 
     `energy_per_mse` (exponent 1.5, mean-one weights, whatever the objective) is 1 for white residuals, where a beta
-    means the same in every norm.
+    means the same in every norm. `energy` is the reference's where the objective has measured it already. Without a
+    reference both figures are the policy's, which at step 0 is the reference, and no colour has moved from anywhere.
     """
+    measured = winner.policy if winner.reference is None else winner.reference
+    energy = LOGGED_NORM(measured) if energy is None else energy
+    ratio = {"energy_per_mse": energy.mean() / mean_square(measured).mean()}
     if winner.reference is None:
-        return {}
-    energy, square = sobolev_energy(winner.reference, LOGGED_EXPONENT), mean_square(winner.reference)
+        return ratio
     moved = model.mean_colour(winner.policy - winner.reference, condition)
-    return {
-        "energy_per_mse": energy.mean() / square.mean(),
-        "winner_colour_drift": moved.square().sum(1).sqrt().mean(),
-    }
+    return ratio | {"winner_colour_drift": moved.square().sum(1).sqrt().mean()}

@@ -331,7 +331,7 @@ def test_masked_errors_weigh_squares_by_the_mask_and_leave_the_anchor_alone() ->
     mask = difference_mask(noise(seed=1), noise(seed=2), 1.0)
     masked = terms(settings("dpo", mask_power=1.0, anchor=1.0), pair, mask=mask)
     torch.testing.assert_close(masked.errors.winner.policy, (mask * pair.winner.policy.square()).mean((1, 2, 3)))
-    torch.testing.assert_close(masked.squares.winner.policy, mean_square(pair.winner.policy))
+    torch.testing.assert_close(masked.winner_squares.policy, mean_square(pair.winner.policy))
     without_anchor = terms(settings("dpo", mask_power=1.0), pair, mask=mask)
     torch.testing.assert_close(masked.loss - without_anchor.loss, mean_square(pair.winner.policy))
 
@@ -354,7 +354,9 @@ def test_metrics_have_trls_names_and_one_value_per_pair_without_gradient() -> No
     found = terms(settings("sobolev_dpo"), live, weight=2.0)
     metrics = preference_metrics(found)
     rewards = {f"rewards/{name}" for name in ("chosen", "rejected", "margins", "accuracies")}
-    assert set(metrics) == {"loss", "winner_mse_delta", "kl_proxy"} | rewards
+    assert set(metrics) == {"loss", "winner_mse_delta", "kl_proxy", "logps/chosen", "logps/rejected"} | rewards
+    torch.testing.assert_close(metrics["logps/chosen"], -2 * sobolev_energy(pair.winner.policy, 1.5))
+    torch.testing.assert_close(metrics["logps/rejected"], -2 * sobolev_energy(pair.loser.policy, 1.5))
     assert all(value.shape == (4,) and not value.requires_grad for value in metrics.values())
     delta = 2 * (mean_square(pair.winner.policy) - mean_square(pair.winner.reference))
     torch.testing.assert_close(metrics["winner_mse_delta"], delta)

@@ -109,6 +109,17 @@ def test_a_small_policy_learns_a_known_preference(kind: str, name: str) -> None:
     assert float(last["rewards/margins"]) > 0
 
 
+@pytest.mark.parametrize("kind", ["clean", "epsilon"])
+def test_every_objective_logs_the_same_shape_of_the_references_error_at_step_0(kind: str) -> None:
+    shapes = {}
+    for name in sorted(OBJECTIVES):
+        mask_power = 0.5 if name == "hinge" else 0.0
+        objective = ObjectiveConfig(name=name, beta=5.0, mask_power=mask_power)
+        shapes[name] = float(toy_step(Toy(kind), objective, 0).metrics["energy_per_mse"].detach())
+    assert shapes == pytest.approx(dict.fromkeys(OBJECTIVES, shapes["dpo"]), rel=1e-5)
+    assert shapes["dpo"] != pytest.approx(1.0, abs=0.01)
+
+
 @pytest.mark.parametrize("kind", sorted(PARAMETRISATIONS))
 def test_winner_and_loser_share_noise_and_level_and_so_do_policy_and_reference(kind: str) -> None:
     toy = Toy(kind)
