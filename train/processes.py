@@ -20,7 +20,7 @@ PATIENCE = timedelta(hours=12)
 
 
 class Processes:
-    """One process alone, or one of several that `accelerate launch` started."""
+    """One process alone, or one of several that `accelerate launch` or `torchrun` started."""
 
     def __init__(self, trackers: Iterable[str] = (), folder: Path | None = None) -> None:
         """Join the run; raises ConfigError if a tracker is unknown or its package is missing."""
@@ -31,6 +31,8 @@ class Processes:
             if find_spec(name) is None:
                 raise ConfigError(f"tracker {name} needs its package; run: pip install {name}")
         self._accelerator = Accelerator(
+            # Else processes that a launcher started on a machine without GPUs would each be a run of their own.
+            cpu=not torch.accelerator.is_available(),
             log_with=self._trackers or None,
             project_dir=None if folder is None else str(folder),
             kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],

@@ -15,6 +15,7 @@ KINDS = {
     "eight_gpus": DistributedType.MULTI_GPU,
     "two_nodes": DistributedType.MULTI_GPU,
     "fsdp": DistributedType.FSDP,
+    "two_cpu_processes": DistributedType.MULTI_GPU,
 }
 
 
@@ -27,7 +28,7 @@ def test_accelerate_reads_every_file_without_an_unknown_key(path: Path) -> None:
     found = load_config_from_file(str(path))
     assert isinstance(found, ClusterConfig)
     assert found.distributed_type == KINDS[path.stem]
-    assert found.num_processes == {"one_gpu": 1, "two_nodes": 16}.get(path.stem, 8)
+    assert found.num_processes == {"one_gpu": 1, "two_nodes": 16, "two_cpu_processes": 2}.get(path.stem, 8)
     # The recipe's dtype decides; a second autocast around the loop would hide it.
     assert found.mixed_precision == "no"
 
