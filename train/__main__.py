@@ -163,6 +163,10 @@ def ablate(
     only: OnlyRows = "",
 ) -> None:
     """Train and judge one changed setting at a time; the table says what each is worth."""
+    from train.config import load_recipe
+    from train.preference_config import PreferRecipe
+
+    load_recipe(PreferRecipe, recipe, tuple(overrides or ()))
     from train.ablations import run_ablations, table
 
     rows = run_ablations(recipe, tuple(overrides or ()), out, _names(only))
@@ -302,6 +306,10 @@ def iqa_attack(
     out: Annotated[Path, typer.Option(help="Folder of the runs, the table and the figure.")] = Path("runs/iqa_attack"),
 ) -> None:
     """Raise a quality score with all weights and with a LoRA, and compare what else changes at equal score."""
+    from train.config import load_recipe
+    from train.iqa_config import LONG, IqaRecipe
+
+    load_recipe(IqaRecipe, recipe, (*LONG, *(overrides or ())))
     from train.iqa_attack import run_attacks
 
     typer.echo(run_attacks(recipe, tuple(overrides or ()), out))

@@ -9,13 +9,11 @@ from sr_core.errors import ConfigError
 from sr_core.files import replace_text, replacing
 from train.checkpoints import finished
 from train.config import load_recipe
-from train.iqa_config import IqaRecipe
+from train.iqa_config import LONG, IqaRecipe
 from train.iqa_guided import train_iqa
 from train.iqa_looks import FIRST_LOOK, HELD_OUT, LOOKED_AT
 from train.judge_tables import lower_is_better
 
-LONG = ("optim.max_steps=48", "optim.decay_steps=16", "evaluate_every=8")
-"""Longer than a recipe that means well: what happens after its end is the point."""
 ALONE = ("quality.l1=0", "quality.perceptual=0", "quality.gan=0")
 ATTACKS: dict[str, tuple[str, ...]] = {
     "all weights, Q alone": (*ALONE, "lora.train=full", "optim.learning_rate=5.0e-5"),

@@ -6,6 +6,9 @@ from sr_core.degradation_presets import PRESETS
 from train.config import OptimConfig, check_pace, section
 from train.preference_config import BackboneConfig, DrawConfig, HeldOutConfig, LoraConfig
 
+LONG = ("optim.max_steps=48", "optim.decay_steps=16", "evaluate_every=8")
+"""Overrides of an attack's runs, longer than a recipe that means well: what happens after its end is the point."""
+
 
 @section
 class EnhanceConfig:

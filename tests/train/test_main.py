@@ -34,6 +34,40 @@ def test_a_wrong_recipe_ends_with_2_and_one_line(values: Values, tmp_path: Path,
     assert not (tmp_path / "run").exists()
 
 
+RECIPES = {
+    "data": "compact_sft", "sft": "compact_sft", "curate": "compact_curate", "adversary": "compact_as_dpo",
+    "prefer": "compact_hpo", "rounds": "compact_hpo", "evaluate": "compact_hpo", "ablate": "compact_as_dpo",
+    "one-step": "compact_one_step", "iqa-targets": "compact_iqa_amo", "iqa": "compact_iqa_ft",
+    "iqa-attack": "compact_iqa_ft",
+}  # fmt: skip
+"""A shipped recipe for every command that takes one."""
+UNKNOWN_KEY = """
+import sys
+from train.__main__ import main
+
+command, recipe = sys.argv[1:]
+sys.argv = ["train", command, recipe, "nmae=1"]
+try:
+    main()
+except SystemExit as end:
+    assert end.code == 2, end.code
+loaded = {"torch", "numpy", "scipy", "pandas", "pyarrow", "accelerate", "peft", "diffusers"} & set(sys.modules)
+assert not loaded, loaded
+"""
+
+
+@pytest.mark.parametrize("command", RECIPES)
+def test_an_unknown_key_is_refused_before_any_heavy_library_is_imported(command: str) -> None:
+    recipe = ROOT / "train" / "recipes" / f"{RECIPES[command]}.yaml"
+    done = subprocess.run(
+        [sys.executable, "-c", UNKNOWN_KEY, command, recipe], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: {recipe.name}: ")
+    assert "nmae" in line
+
+
 def test_a_missing_recipe_or_command_ends_with_2_and_one_line(tmp_path: Path) -> None:
     for arguments in (("sft", tmp_path / "absent.yaml"), ("trian",), ("sft",)):
         done = run(*arguments)
