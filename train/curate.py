@@ -88,7 +88,7 @@ def _check_same(output: Path, plan: Plan) -> None:
 def _start(output: Path, plan: Plan) -> None:
     groups = output / GROUPS
     groups.mkdir(parents=True, exist_ok=True)
-    for leftover in groups.glob(".*.part"):
+    for leftover in (*groups.glob(".*.part"), *output.glob(".*.part")):
         leftover.unlink()
     for name, content in _settling(plan).items():
         replace_text(output / name, json.dumps(content, indent=1))
