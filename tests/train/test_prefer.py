@@ -1,11 +1,7 @@
 import json
-import os
-import random
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -26,6 +21,8 @@ from sr_core.preference_data.export import export_runs
 from sr_core.preference_data.pairing import PairSettings, mean_spread_in_view, pairable
 from tests.explorer_run import write_run
 from tests.train.conftest import SEED, Values
+from tests.train.killing import KILLED_STEPS, environment, kill_and_resume, write_recipe
+from train.checkpoints import latest_checkpoint, step_folder
 from train.config import parse_recipe
 from train.data import seeded_generator
 from train.losses import OBJECTIVES
@@ -222,14 +219,21 @@ def test_the_first_step_is_at_margin_zero_and_logs_the_names_that_trl_uses(
 def test_a_run_resumed_in_the_middle_equals_the_unbroken_one(
     recipe_values_of: Callable[..., Values], tmp_path: Path
 ) -> None:
-    whole = run(recipe_values_of(tmp_path / "whole"))
-    run(recipe_values_of(tmp_path / "broken", optim={"max_steps": 20, "decay_steps": 6}, log_every=1))
-    for folder in sorted((tmp_path / "broken" / "checkpoints").iterdir())[1:]:
-        shutil.rmtree(folder)
-    resumed = run(recipe_values_of(tmp_path / "broken"), resume=True)
+    whole = run(recipe_values_of(tmp_path / "whole", keep_checkpoints=4))
+    run(recipe_values_of(tmp_path / "broken", keep_checkpoints=4))
+    for step in (15, 20):
+        shutil.rmtree(step_folder(tmp_path / "broken" / "checkpoints", step))
+    assert latest_checkpoint(tmp_path / "broken" / "checkpoints").state["step"] == 10
+    resumed = run(recipe_values_of(tmp_path / "broken", keep_checkpoints=4), resume=True)
+    assert len(losses_of(tmp_path / "whole")) == 20
     assert losses_of(tmp_path / "broken") == losses_of(tmp_path / "whole")
-    first, second = (load_file(folder / "adapter_model.safetensors") for folder in (whole, resumed))
-    assert all(torch.equal(first[name], second[name]) for name in first)
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        assert (resumed / name).read_bytes() == (whole / name).read_bytes()
+        ours, theirs = (tmp_path / run / "reference" / name for run in ("broken", "whole"))
+        assert ours.read_bytes() == theirs.read_bytes()
+    ours, theirs = (latest_checkpoint(tmp_path / run / "checkpoints").state for run in ("broken", "whole"))
+    assert ours["fixed"] == theirs["fixed"]
+    assert len(ours["fixed"]["reference"]) == 64
 
 
 def test_a_resumed_run_refuses_another_reference(recipe_values_of: Callable[..., Values], tmp_path: Path) -> None:
@@ -313,24 +317,17 @@ def test_fewer_candidates_are_normalised_anew_among_themselves(curated: Path) ->
         training_pairs(dataset, PairsConfig(num_candidates=6, top=1))
 
 
-def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-
-
-def write_recipe(path: Path, values: Values) -> Path:
-    path.write_text(yaml.safe_dump(values), encoding="utf-8")
-    return path
-
-
-# accelerate's own launcher starts one process for --cpu without MPI, whatever the number; torchrun starts two.
+TWO_CPU_PROCESSES = ROOT / "train" / "accelerate" / "two_cpu_processes.yaml"
+# accelerate starts one process for --cpu, whatever the number: it asks MPI alone for more, and that with a host file.
 LAUNCHERS = {
-    "accelerate": (["accelerate.commands.launch", "--num_processes", "2", "--cpu"], None),
+    "accelerate --cpu": (["accelerate.commands.launch", "--num_processes", "2", "--cpu"], 1),
+    "accelerate": (["accelerate.commands.launch", "--config_file", str(TWO_CPU_PROCESSES)], 2),
     "torchrun": (["torch.distributed.run", "--nproc_per_node", "2", "--standalone", "--local_addr", "127.0.0.1"], 2),
 }
 
 
-@pytest.mark.parametrize(("launcher", "name"), [("accelerate", "hpo"), ("torchrun", "hpo"), ("torchrun", "kto")])
-def test_two_processes_train_what_one_does(
+@pytest.mark.parametrize(("launcher", "name"), [*((launcher, "hpo") for launcher in LAUNCHERS), ("torchrun", "kto")])
+def test_the_processes_of_every_launcher_are_counted_and_train_what_one_does(
     launcher: str, name: str, recipe_values_of: Callable[..., Values], tmp_path: Path
 ) -> None:
     changes = {"objective": {"name": name}}
@@ -342,13 +339,12 @@ def test_two_processes_train_what_one_does(
         [sys.executable, "-m", *command, "-m", "train", "prefer", str(recipe)],
         capture_output=True,
         text=True,
-        env={**environment(), "ACCELERATE_USE_CPU": "true"},
+        env={**environment(), "CUDA_VISIBLE_DEVICES": ""},
         cwd=ROOT,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    if count is not None:
-        summary = json.loads((tmp_path / "two" / "summary.json").read_text(encoding="utf-8"))
-        assert summary["processes"] == count
+    summary = json.loads((tmp_path / "two" / "summary.json").read_text(encoding="utf-8"))
+    assert summary["processes"] == count
     first, second = losses_of(tmp_path / "one"), losses_of(tmp_path / "two")
     assert [line["step"] for line in second] == [line["step"] for line in first]
     for a, b in zip(first, second, strict=True):
@@ -362,30 +358,12 @@ def test_two_processes_train_what_one_does(
 def test_a_run_killed_at_any_point_resumes_and_ends_as_the_unbroken_one(
     recipe_values_of: Callable[..., Values], tmp_path: Path
 ) -> None:
-    optim = {"max_steps": 40, "decay_steps": 6}
-    settings = {"optim": optim, "checkpoint_every": 2}
-    env = environment()
+    settings = {"optim": {"max_steps": KILLED_STEPS, "decay_steps": 6}, "checkpoint_every": 2}
     whole = write_recipe(tmp_path / "whole.yaml", recipe_values_of(tmp_path / "whole", **settings))
-    subprocess.run([sys.executable, "-m", "train", "prefer", str(whole)], check=True, env=env, cwd=ROOT)
+    subprocess.run([sys.executable, "-m", "train", "prefer", str(whole)], check=True, env=environment(), cwd=ROOT)
     broken = tmp_path / "broken"
     recipe = write_recipe(tmp_path / "broken.yaml", recipe_values_of(broken, **settings))
-    killed = 0
-    points = sorted(random.sample(range(2, 24), 3))
-    print("killed after steps", points)  # noqa: T201
-    for steps in points:
-        resume = ["--resume"] if list((broken / "checkpoints").glob("step_*/_SUCCESS")) else []
-        process = subprocess.Popen([sys.executable, "-m", "train", "prefer", str(recipe), *resume], env=env, cwd=ROOT)
-        deadline = time.monotonic() + 600
-        while process.poll() is None:
-            assert time.monotonic() < deadline
-            log = broken / "log.jsonl"
-            if log.is_file() and len(log.read_text(encoding="utf-8").splitlines()) >= steps:
-                break
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-        killed += process.wait() == -signal.SIGKILL
-    assert killed == 3
-    subprocess.run([sys.executable, "-m", "train", "prefer", str(recipe), "--resume"], check=True, env=env, cwd=ROOT)
+    kill_and_resume("prefer", recipe, broken, seed=2)
     assert losses_of(broken) == losses_of(tmp_path / "whole")
     first, second = (load_file(p / "adapter" / "adapter_model.safetensors") for p in (tmp_path / "whole", broken))
     assert all(torch.equal(first[name], second[name]) for name in first)

@@ -1,9 +1,7 @@
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from sr_core.backbones.compact import load_head, residual_latent
 from sr_core.backbones.flow_head import FlowHead
 from sr_core.errors import ConfigError
 from tests.train.conftest import Values
+from tests.train.killing import KILLED_STEPS, kill_and_resume, write_recipe
 from train.config import SftRecipe
 from train.data import CachedCrops, head_batch, seeded_generator
 from train.sft import fit_scales, make_batch, train_sft
@@ -30,9 +29,9 @@ def log_of(output: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (output / "log.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-def same_run(ours: Path, theirs: Path) -> None:
+def same_run(ours: Path, theirs: Path, *, steps: int = 20) -> None:
     """Assert that two runs have the same weights, averages, optimiser state and logged figures, bit for bit."""
-    sets = [f"checkpoints/step_00000020/{name}.safetensors" for name in ("model", "ema", "optimizer")]
+    sets = [f"checkpoints/step_{steps:08d}/{name}.safetensors" for name in ("model", "ema", "optimizer")]
     for name in (*sets, "head.safetensors"):
         left, right = load_file(ours / name), load_file(theirs / name)
         assert left.keys() == right.keys()
@@ -72,34 +71,20 @@ def test_twenty_steps_resumed_in_the_middle_equal_the_unbroken_run(recipe_of: Re
     same_run(broken, whole)
 
 
-def command(recipe: Path, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", "train", "sft", str(recipe), *arguments]
-
-
-def test_a_killed_run_resumes_to_the_same_weights(values: Values, recipe_of: RecipeOf, tmp_path: Path) -> None:
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(yaml.safe_dump(values), encoding="utf-8")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    killed = tmp_path / "run"
-    with subprocess.Popen(command(recipe), cwd=ROOT, env=environment, stderr=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 600
-        marker = killed / "checkpoints" / "step_00000005" / "_SUCCESS"
-        while not marker.is_file():
-            assert process.poll() is None, "the run must not end before it is killed"
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    steps_before = [line["step"] for line in log_of(killed)]
-    assert 5 <= len(steps_before) < 20
-    subprocess.run(command(recipe, "--resume"), cwd=ROOT, env=environment, check=True, stderr=subprocess.DEVNULL)
+def test_a_run_killed_at_any_point_resumes_to_the_same_weights(
+    values: Values, recipe_of: RecipeOf, tmp_path: Path
+) -> None:
+    changes = {"optim": {**values["optim"], "max_steps": KILLED_STEPS}, "checkpoint_every": 2}
+    recipe = write_recipe(tmp_path / "recipe.yaml", {**values, **changes})
+    kill_and_resume("sft", recipe, tmp_path / "run", seed=6)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        train_sft(recipe_of(output=str(tmp_path / "whole")))
+        train_sft(recipe_of(output=str(tmp_path / "whole"), **changes))
     finally:
         torch.set_num_threads(threads)
-    same_run(killed, tmp_path / "whole")
+    assert [line["step"] for line in log_of(tmp_path / "run")] == list(range(1, KILLED_STEPS + 1))
+    same_run(tmp_path / "run", tmp_path / "whole", steps=KILLED_STEPS)
 
 
 def test_two_processes_learn_what_one_does(values: Values, tmp_path: Path) -> None:
