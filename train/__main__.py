@@ -327,10 +327,25 @@ def iqa_rows(runs: Annotated[list[Path], typer.Argument(help="Output folders of 
 def held_out(
     sources: Annotated[list[str], typer.Argument(help="Folders of photographs, or Debian packages that hold some.")],
     out: Annotated[Path, typer.Option(help="Folder for the crops.")],
-    avoid: Annotated[list[Path], typer.Option(help="Photographs that must not be among them; may be repeated.")],
+    avoid: Annotated[
+        list[Path] | None, typer.Option(help="Photographs that must not be among them; may be repeated.")
+    ] = None,
     crops: Annotated[int, typer.Option(min=1)] = 60,
+    listed: Annotated[
+        Path | None, typer.Option("--from", help="Cut the crops of this held_out.json again, each by its SHA-256.")
+    ] = None,
 ) -> None:
-    """Cut crops that judge from photographs that no other folder holds."""
+    """Cut crops that judge from photographs that no other folder holds.
+
+    With --from, SOURCES hold one folder for each source of the list, by its name; --avoid and --crops do not apply.
+    """
+    if listed is not None:
+        from train.held_out import cut_held_out_again
+
+        typer.echo(cut_held_out_again(listed, sources, out))
+        return
+    if not avoid:
+        raise ConfigError("--avoid must name the photographs that train, or --from a list of crops")
     from train.held_out import make_held_out
 
     typer.echo(make_held_out(sources, out, avoid=avoid, count=crops))

@@ -6,6 +6,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -220,16 +221,87 @@ def make_held_out(sources: Sequence[str], out: Path, *, avoid: Sequence[Path], c
 
     Raises InputError if `out` exists, or if there are fewer than `count` squares, saying how many.
     """
-    if out.exists():
-        raise InputError(f"the crops need a folder of their own, but {out} exists; name a new one or remove it")
-    with photo_folders(list(sources)) as folders:
+    with _whole(out) as part, photo_folders(list(sources)) as folders:
         chosen = _chosen(list(_candidates(sources, folders, avoid)), count)
         licences = {source: licence_of(source, folder) for source, folder in zip(sources, folders, strict=True)}
+        _write(part, chosen, licences)
+    return out
+
+
+@contextmanager
+def _whole(out: Path) -> Iterator[Path]:
+    """Yield a folder that becomes `out` at the end, or is deleted after an error; raises InputError if `out` exists."""
+    if out.exists():
+        raise InputError(f"the crops need a folder of their own, but {out} exists; name a new one or remove it")
     part = out.with_name(f".{out.name}.{secrets.token_hex(4)}.part")
     part.mkdir(parents=True)
     try:
-        _write(part, chosen, licences)
+        yield part
         part.rename(out)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+class _Listed(NamedTuple):
+    """What a list says of a crop."""
+
+    name: str
+    source: str
+    photo: str
+    row: int
+    column: int
+    digest: str
+
+
+def _listed(path: Path, text: str) -> list[_Listed]:
+    try:
+        content = json.loads(text)
+        crops = [
+            _Listed(c["crop"], c["source"], c["photo"], int(c["row"]), int(c["column"]), c["sha256"])
+            for c in content["crops"]
+        ]
+        usable = content["crop_px"] == CROP_PX and all(Path(c.name).name == c.name for c in crops)
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} must be a list as `held-out` writes it, got {error!r}") from error
+    if not usable:
+        raise InputError(f"{path} must list crops of {CROP_PX} px by plain file names")
+    return crops
+
+
+def _cut_again(crop: _Listed, folders: Sequence[Path]) -> Pixels8:
+    """Return a listed crop's pixels; raises InputError, naming the crop, if no photograph gives those of the list."""
+    roots = [
+        root
+        for folder in folders
+        for root in (folder, folder / crop.source)
+        if root.resolve().name == crop.source and root.is_dir()
+    ]
+    photos = [path for root in roots for path in sorted(root.rglob("*")) if path.name == crop.photo and path.is_file()]
+    if not photos:
+        raise InputError(f"{crop.name} needs {crop.photo} in a folder {crop.source}; the sources hold none")
+    for path in photos:  # several of a source may have the same name
+        pixels = reduced(read_image(path).pixels)
+        square = pixels[crop.row : crop.row + CROP_PX, crop.column : crop.column + CROP_PX].copy()
+        if hashlib.sha256(square.tobytes()).hexdigest() == crop.digest:
+            return square
+    raise InputError(f"{crop.name} must have the pixels of the list, but {photos[-1]} gives others")
+
+
+def cut_held_out_again(listed: Path, sources: Sequence[str], out: Path) -> Path:
+    """Cut the crops of a list, such as `held_out.json`, from the same photographs and return `out`.
+
+    Sources are folders named as those of the list, or that hold such folders, or Debian packages of `train.packages`.
+    The pixels of each crop are held against the list's SHA-256; the files are byte for byte those that were listed.
+
+    Raises InputError if `out` exists, or, naming the crop, if a photograph is absent or another one.
+    """
+    if not listed.is_file():
+        raise InputError(f"the list of crops must be a file, got {listed}")
+    text = listed.read_text(encoding="utf-8")
+    crops = _listed(listed, text)
+    with _whole(out) as part, photo_folders(list(sources)) as folders:
+        for crop in tqdm(crops, desc="crops", unit="crop"):
+            with replacing(part / crop.name) as file:
+                file.write(plain_png(_cut_again(crop, folders)))
+        replace_text(part / INDEX, text)
     return out

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from sr_core.tensors import Image
 from train.data import CROP_PX
 from train.held_out import (
     ALIKE,
+    cut_held_out_again,
     detailed_squares,
     licence_of,
     likeness,
@@ -112,6 +114,56 @@ def test_the_same_sources_give_the_same_files(tmp_path: Path) -> None:
     assert {path.name: path.read_bytes() for path in one.iterdir()} == {
         path.name: path.read_bytes() for path in two.iterdir()
     }
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_crops_of_a_list_are_cut_again_byte_for_byte(folder: Path, tmp_path: Path) -> None:
+    listed = folder / "out" / "held_out.json"
+    by_source = cut_held_out_again(listed, _sources(folder), tmp_path / "one")
+    by_parent = cut_held_out_again(listed, [str(folder)], tmp_path / "two")
+    assert _files(by_source) == _files(by_parent) == _files(folder / "out")
+
+
+def test_of_photographs_with_one_name_the_listed_one_is_cut(tmp_path: Path) -> None:
+    _save(tmp_path / "photos" / "same.png", _texture(1))
+    out = make_held_out([str(tmp_path / "photos")], tmp_path / "out", avoid=[], count=1)
+    (tmp_path / "photos" / "a").mkdir()
+    _save(tmp_path / "photos" / "a" / "same.png", _texture(2))
+    again = cut_held_out_again(out / "held_out.json", [str(tmp_path / "photos")], tmp_path / "again")
+    assert _files(again) == _files(out)
+
+
+def test_a_changed_or_absent_photograph_is_refused_by_the_name_of_its_crop(folder: Path, tmp_path: Path) -> None:
+    listed, sources = folder / "out" / "held_out.json", tmp_path / "sources"
+    for name in ("first", "second"):
+        shutil.copytree(folder / name, sources / name)
+    crop = next(crop for crop in _crops(folder / "out") if crop["photo"] == "b.png")
+    changed = _texture(2)
+    changed[crop["row"], crop["column"], 0] ^= 1
+    _save(sources / "second" / "b.png", changed)
+    with pytest.raises(InputError, match=rf"{crop['crop']} must have the pixels of the list"):
+        cut_held_out_again(listed, [str(sources)], tmp_path / "out")
+    (sources / "second" / "b.png").unlink()
+    with pytest.raises(InputError, match=rf"{crop['crop']} needs b.png in a folder second"):
+        cut_held_out_again(listed, [str(sources)], tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["sources"]
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"crops": [{}]}', '{"crop_px": 128, "crops": []}'])
+def test_what_is_no_list_of_crops_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "list.json").write_text(text)
+    with pytest.raises(InputError, match=r"list\.json must"):
+        cut_held_out_again(tmp_path / "list.json", [str(tmp_path)], tmp_path / "out")
+
+
+def test_a_list_names_no_file_outside_its_folder(folder: Path, tmp_path: Path) -> None:
+    text = (folder / "out" / "held_out.json").read_text()
+    (tmp_path / "list.json").write_text(text.replace("second-b-0.png", "../second-b-0.png"))
+    with pytest.raises(InputError, match="plain file names"):
+        cut_held_out_again(tmp_path / "list.json", [str(folder)], tmp_path / "out")
 
 
 def test_photographs_with_equal_names_in_one_source_get_files_of_their_own(tmp_path: Path) -> None:
