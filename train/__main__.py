@@ -415,11 +415,21 @@ def evaluate(
     schedule: Annotated[str, typer.Option(help="geometric, power or linear.")] = "geometric",
     limit: Annotated[int, typer.Option(help="Use only this many photographs; 0 means all.")] = 0,
     out: Annotated[Path | None, typer.Option(help="JSON file; heldout.json in the run by default.")] = None,
+    adapter: Annotated[
+        str, typer.Option(help="PEFT folder, or NAME of an installed adapter, in place of the one that was trained.")
+    ] = "",
+    against: Annotated[
+        str, typer.Option(help="PEFT folder, or NAME, in place of the model before training (sft).")
+    ] = "",
 ) -> None:
     """Measure on held-out photographs: a head against the prior, or an adapter against the model before it.
 
-    For a recipe of `prefer` or `iqa` its section `held_out` says on what, and the other options do not apply.
+    For a recipe of `prefer` or `iqa` its section `held_out` says on what. --adapter and --against are for `prefer`, and
+    with --adapter nothing has to be trained; the other options are for `sft`.
     """
+    if adapter or against:
+        _evaluate_pair(run, tuple(overrides or ()), adapter, against)
+        return
     if run.suffix in (".yaml", ".yml"):
         from train.config import SftRecipe, load_recipe, recipe_sections
         from train.preference_config import PreferRecipe
@@ -466,6 +476,19 @@ def evaluate(
         typer.echo(f"\n{name}\n{rows}")
         for gate, figures in content["gates"][name].items():
             typer.echo(f"  {gate}: {figures}")
+
+
+def _evaluate_pair(recipe: Path, overrides: tuple[str, ...], adapter: str, against: str) -> None:
+    """Print how an adapter compares with another on the held-out photographs of a recipe of `prefer`."""
+    from train.config import load_recipe, recipe_sections
+    from train.preference_config import PreferRecipe
+
+    if recipe.suffix not in (".yaml", ".yml") or "objective" not in recipe_sections(recipe):
+        raise ConfigError(f"--adapter and --against need a recipe of prefer, got {recipe}")
+    loaded = load_recipe(PreferRecipe, recipe, overrides)
+    from train.judge import judge_pair
+
+    typer.echo(judge_pair(loaded, adapter, against)["text"])
 
 
 def main() -> None:

@@ -167,7 +167,7 @@ def contrast(out: Path, ours: Sequence[str], theirs: Sequence[str], *, equal_win
     kind = "_equal" if equal_winner_error else ""
     name = f"contrast_{slug(picked[0])}_{slug(picked[1])}{kind}.json"
     replace_text(out / name, json.dumps(content, indent=1) + "\n")
-    return "\n".join([*notes, judgement_text(content | {"gates": {}}).rstrip()])
+    return "\n".join([*notes, judgement_text(content)])
 
 
 def _judged(out: Path, recipe: PreferRecipe, adapters: Mapping[str, Path]) -> Judged:

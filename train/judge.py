@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
+from sr_core.backbones import adapter_path, available_adapters
 from sr_core.backbones.compact import HEAD_FILE, CompactBackbone, load_compact
 from sr_core.degradations import degrade
 from sr_core.errors import ConfigError
@@ -30,16 +31,15 @@ from sr_core.tensors import Enlarged, Image, PerSample
 from train.compact_trainee import head_file
 from train.data import find_photos, seeded_generator
 from train.drawing import adapter_file, backbone_digests, part_digest, request_of, restorer_of
-from train.judge_tables import SFT, Values, compare, judgement_text
+from train.judge_tables import FEW_SEEDS, SFT, Values, compare, judgement_text
 from train.preference_config import BackboneConfig, DrawConfig, HeldOutConfig, PreferRecipe
 from train.processes import Processes
+from train.trainees import ADAPTER, BRANCH, trained_folder
 
 METRIC_SET = "train_offline"
 COMPACT = BackboneConfig()
 HOLD_OUT_METRICS = ("st_lpips", "piqe")
-"""Loaded hold-outs; with LSD and PSNR they neither train nor pick."""
-FEW_SEEDS = 4
-"""ST-LPIPS, SSIM and LPIPS between seeds cost as much as drawing; they see the first seeds only, of every adapter."""
+"""Hold-outs that are loaded; LSD and PSNR are the others."""
 
 
 def _file_hash(path: Path) -> str:
@@ -244,27 +244,67 @@ def judge_recipe(recipe: PreferRecipe, adapter: Path) -> dict[str, Any]:
     Writes `judged.json` into the recipe's output and returns its content, with a table under "text".
     Raises ConfigError if the recipe names no held-out photographs or the adapter is not there.
     """
+    return _judge_two(recipe, (recipe.objective.name, adapter), (SFT, _start(recipe)), "judged.json")
+
+
+def judge_pair(recipe: PreferRecipe, adapter: str = "", against: str = "") -> dict[str, Any]:
+    """Judge an adapter against another on the recipe's held-out photographs: same seeds, rewards over their union.
+
+    Each is a folder or the name of an installed adapter. Where none is named, `adapter` is the one that the recipe
+    trained and `against` the model before it. Writes `judged_ADAPTER_against_OTHER.json` into the recipe's output and
+    returns its content, with a table under "text". Raises ConfigError as `judge_recipe` does.
+    """
+    trained = recipe.objective.name, trained_folder(recipe)
+    ours = _named_adapter(recipe, adapter) if adapter else trained
+    theirs = _named_adapter(recipe, against) if against else (SFT, _start(recipe))
+    if theirs[0] == ours[0]:
+        theirs = f"other_{theirs[0]}", theirs[1]
+    return _judge_two(recipe, ours, theirs, f"judged_{ours[0]}_against_{theirs[0]}.json")
+
+
+def _start(recipe: PreferRecipe) -> Path | None:
+    """Return the adapter of the compact model before training; a latent backbone adds its own to what it loads."""
+    is_compact = recipe.backbone.name == "compact"
+    return Path(recipe.backbone.adapter) if is_compact and recipe.backbone.adapter is not None else None
+
+
+def _named_adapter(recipe: PreferRecipe, named: str) -> tuple[str, Path | None]:
+    """Return the table's word for an adapter, and where it lies: a folder, or what is installed under a name."""
+    folder = Path(named)
+    if adapter_file(folder) is not None:
+        inner = folder.resolve()
+        return (inner.parent if inner.name in (ADAPTER, BRANCH) else inner).name, folder
+    if named == SFT:
+        return SFT, _start(recipe)
+    known = available_adapters(recipe.backbone.name)
+    if named not in known:
+        raise ConfigError(f"an adapter must be its folder or one of {', '.join(known)}, got {named!r}")
+    return named, adapter_path(recipe.backbone.name, named)
+
+
+def _judge_two(
+    recipe: PreferRecipe, ours: tuple[str, Path | None], theirs: tuple[str, Path | None], result: str
+) -> dict[str, Any]:
+    """Write what changes from `theirs` to `ours`, each a name and a folder, as `result` into the recipe's output."""
     if recipe.held_out is None:
         raise ConfigError("judging needs the section held_out: photos that never train")
-    file = adapter_file(adapter)
+    file = None if ours[1] is None else adapter_file(ours[1])
     if file is None:
-        raise ConfigError(f"{adapter} must be a trained adapter; run: python -m train prefer RECIPE")
-    backbone, is_compact = recipe.backbone, recipe.backbone.name == "compact"
-    start = Path(backbone.adapter) if is_compact and backbone.adapter is not None else None
-    name = recipe.objective.name
-    out = Path(recipe.output)
-    head = head_file(backbone) if is_compact else HEAD_FILE
+        raise ConfigError(f"{ours[1] or ours[0]} must be a trained adapter; run: python -m train prefer RECIPE")
+    if theirs[1] is not None and adapter_file(theirs[1]) is None:
+        raise ConfigError(f"{theirs[1]} must be a trained adapter")
+    backbone, out = recipe.backbone, Path(recipe.output)
     values = judge_adapters(
-        {SFT: start, name: adapter},
+        dict((theirs, ours)),
         recipe.held_out,
         recipe.draw,
         out.parent / "judged",
-        head=head,
+        head=head_file(backbone) if backbone.name == "compact" else HEAD_FILE,
         backbone=backbone,
     )
-    content = compare(values, name, SFT)
+    content = compare(values, ours[0], theirs[0])
     content["adapter_sha256"] = _file_hash(file)
     content["text"] = judgement_text(content)
     out.mkdir(parents=True, exist_ok=True)
-    replace_text(out / "judged.json", json.dumps(content, indent=1) + "\n")
+    replace_text(out / result, json.dumps(content, indent=1) + "\n")
     return content

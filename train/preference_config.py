@@ -221,7 +221,7 @@ class RoundsConfig:
 
 @section
 class HeldOutConfig:
-    """Photographs that judge and are never trained on or picked by."""
+    """Photographs that judge; keep them apart from those that train."""
 
     photos: tuple[str, ...]
     presets: tuple[str, ...] = ("bicubic", "real-esrgan", "resshift-1st")

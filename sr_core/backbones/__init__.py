@@ -61,6 +61,12 @@ def available_adapters(backbone: str) -> tuple[str, ...]:
     return (SFT, *(name for name in _LABELS if name in found), *sorted(found - _LABELS.keys()))
 
 
+def adapter_path(backbone: str, name: str) -> Path | None:
+    """Return where an adapter lies, None for `sft`; raises ConfigError for an unknown name."""
+    _checked(name, available_adapters(backbone), "adapter")
+    return None if name == SFT else _adapter_paths(backbone)[name]
+
+
 def _checked(value: str, known: tuple[str, ...], what: str) -> str:
     if value not in known:
         near = get_close_matches(value, known) or known
@@ -107,8 +113,7 @@ def load_backbone(
     Raises ConfigError for an unknown name and WeightsError if weights are missing.
     """
     spec = spec_of(name)
-    _checked(adapter, available_adapters(name), "adapter")
-    path = None if adapter == SFT else _adapter_paths(name)[adapter]
+    path = adapter_path(name, adapter)
     options = options or LoadOptions()
     given = dict(options.parts) | dict(parts or {})
     where = locate(name, spec, given)

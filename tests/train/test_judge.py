@@ -10,10 +10,11 @@ from skimage.metrics import structural_similarity
 from sr_core.errors import ConfigError
 from sr_core.images import read_image, write_image
 from sr_core.spectra import luma
-from tests.lora import save_lora
-from train.judge import judge_adapters, photo_pair, ssim
+from tests.lora import installed, save_lora
+from train.config import parse_recipe
+from train.judge import judge_adapters, judge_pair, judge_recipe, photo_pair, ssim
 from train.judge_tables import CURVE, HOLD_OUTS, SFT, TRAINED, Values, compare
-from train.preference_config import DrawConfig, HeldOutConfig
+from train.preference_config import DrawConfig, HeldOutConfig, PreferRecipe
 
 SEEDS = 4
 
@@ -38,11 +39,30 @@ def adapters(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path | None]
 
 
 @pytest.fixture(scope="module")
-def judged(
-    held_out: Path, adapters: dict[str, Path | None], tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, dict[str, dict[str, Values]]]:
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of all runs; what was drawn lies in its folder `judged`."""
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def judged(held_out: Path, adapters: dict[str, Path | None], runs: Path) -> dict[str, dict[str, dict[str, Values]]]:
     """Return the scores of all three."""
-    return judge_adapters(adapters, settings(held_out), DrawConfig(), tmp_path_factory.mktemp("judged"))
+    return judge_adapters(adapters, settings(held_out), DrawConfig(), runs / "judged")
+
+
+@pytest.fixture(scope="module")
+def recipe(held_out: Path, runs: Path) -> PreferRecipe:
+    """Return a recipe that trained nothing, judged on the same photographs and seeds."""
+    values = {
+        "seed": 1,
+        "output": str(runs / "run"),
+        "dataset": "none",
+        "cache": "none",
+        "objective": {"name": "hpo", "beta": 20},
+        "optim": {"learning_rate": 1e-3, "batch_size": 2, "max_steps": 2, "warmup_steps": 1, "decay_steps": 1},
+        "held_out": {"photos": [str(held_out)], "presets": ["bicubic"], "num_candidates": SEEDS},
+    }
+    return parse_recipe(PreferRecipe, values, "test")
 
 
 def settings(photos: Path, **changes: int) -> HeldOutConfig:
@@ -67,6 +87,80 @@ def test_swapping_the_two_negates_every_gain(judged: dict[str, dict[str, dict[st
         assert row["change"]["mean"] == pytest.approx(-back["reward"][name]["change"]["mean"])
     for name, row in there["metrics"].items():
         assert row["gain"]["mean"] == pytest.approx(-back["metrics"][name]["gain"]["mean"])
+
+
+def test_gates_are_about_sft_alone(judged: dict[str, dict[str, dict[str, Values]]]) -> None:
+    assert compare(judged, "moved", SFT)["gates"]["diversity_of_first_4_seeds_at_least_60_percent"]["holds"]
+    assert compare(judged, "moved", "zero")["gates"] == {}
+
+
+@pytest.mark.usefixtures("judged")
+def test_an_adapter_against_itself_gains_exactly_nothing(
+    adapters: dict[str, Path | None], recipe: PreferRecipe
+) -> None:
+    found = judge_pair(recipe, str(adapters["moved"]), str(adapters["moved"]))
+    assert {found["ours"], found["theirs"]} == {"moved", "other_moved"}
+    for row in (*found["reward"].values(), *found["metrics"].values()):
+        assert set(row.get("change", row.get("gain")).values()) == {0.0}
+        assert row["ours"] == row["theirs"]
+    assert found["diversity"]["ratio"] == 1
+
+
+@pytest.mark.usefixtures("judged")
+def test_swapping_two_adapters_negates_every_gain(
+    adapters: dict[str, Path | None], recipe: PreferRecipe, runs: Path
+) -> None:
+    there = judge_pair(recipe, str(adapters["moved"]), str(adapters["zero"]))
+    back = judge_pair(recipe, str(adapters["zero"]), str(adapters["moved"]))
+    for part, change in (("reward", "change"), ("metrics", "gain")):
+        for name, row in there[part].items():
+            assert row[change]["mean"] == pytest.approx(-back[part][name][change]["mean"])
+            assert (row["ours"], row["theirs"]) == (back[part][name]["theirs"], back[part][name]["ours"])
+    assert there["reward"]["mean"]["change"]["mean"] != 0
+    assert "| figure | zero | moved | gain (95 % interval) |" in there["text"]
+    assert "holds" not in there["text"]
+    assert "missed" not in there["text"]
+    assert (runs / "run" / "judged_moved_against_zero.json").is_file()
+
+
+@pytest.mark.usefixtures("judged")
+def test_an_installed_adapter_is_judged_by_name_without_a_trained_run(
+    recipe: PreferRecipe, runs: Path, tmp_path: Path
+) -> None:
+    with installed(tmp_path, hpo=0.02):
+        found = judge_pair(recipe, "hpo")
+        assert found["gates"]
+        assert judge_pair(recipe, "hpo", "sft") == found
+        assert compare_names(judge_pair(recipe, "hpo", "hpo")) == ("hpo", "other_hpo")
+        with pytest.raises(ConfigError, match=r"one of sft, hpo, got 'as_dpo'"):
+            judge_pair(recipe, "as_dpo")
+        with pytest.raises(ConfigError, match="sft must be a trained adapter"):
+            judge_pair(recipe, "sft", "hpo")
+        with pytest.raises(ConfigError, match="run: python -m train prefer RECIPE"):
+            judge_pair(recipe, "", "hpo")
+    assert not (runs / "run" / "judged.json").exists()
+
+
+@pytest.mark.usefixtures("judged")
+def test_the_adapter_that_a_recipe_trained_is_compared_by_default(
+    adapters: dict[str, Path | None], recipe: PreferRecipe, runs: Path
+) -> None:
+    assert adapters["moved"] is not None
+    trained = Path(shutil.copytree(adapters["moved"], runs / "run" / "adapter"))
+    try:
+        alone = judge_recipe(recipe, trained)
+        assert compare_names(alone) == ("hpo", SFT)
+        assert judge_pair(recipe) == alone
+        by_folder = judge_pair(recipe, str(trained))
+        assert compare_names(by_folder) == ("run", SFT)
+        assert by_folder["reward"] == alone["reward"]
+    finally:
+        shutil.rmtree(trained)
+        (runs / "run" / "judged.json").unlink()
+
+
+def compare_names(content: dict[str, object]) -> tuple[object, object]:
+    return content["ours"], content["theirs"]
 
 
 def test_curves_meet_at_one_draw_and_end_at_the_extremes(judged: dict[str, dict[str, dict[str, Values]]]) -> None:

@@ -75,6 +75,19 @@ def test_a_missing_recipe_or_command_ends_with_2_and_one_line(tmp_path: Path) ->
         assert len(done.stderr.splitlines()) == 1
 
 
+def test_options_of_another_recipe_or_of_no_list_are_refused_in_one_line(values: Values, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(values), encoding="utf-8")
+    for arguments, word in (
+        (("evaluate", recipe, "--against", "hpo"), "need a recipe of prefer"),
+        (("held-out", tmp_path, "--out", tmp_path / "crops"), "--avoid must name"),
+    ):
+        done = run(*arguments)
+        assert done.returncode == 2
+        (line,) = done.stderr.splitlines()
+        assert word in line
+
+
 def test_packing_by_command_gives_the_same_crops_as_before(originals: Path, crops: Path, tmp_path: Path) -> None:
     done = run("data", originals, "--out", tmp_path / "crops", "--crops-per-photo", "1", "--seed", "3")
     assert done.returncode == 0, done.stderr
