@@ -62,12 +62,14 @@ class OptimConfig:
     warmup_steps: int = 200
     decay_steps: int
     """Length of the final stretch over which the learning rate falls linearly to zero."""
+    betas: tuple[float, float] = (0.9, 0.99)
+    """AdamW's decay of the first and of the second moment."""
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
     ema_rate: float = 0.001
     """Slowest pull of the averaged weights towards the current ones; faster while the run is young."""
     pure_noise_share: float = 0.25
-    """Share of each batch at exactly sigma = 1, where few-step sampling starts."""
+    """Share of each batch at exactly sigma = 1, where few-step sampling starts; of uniform noise levels alone."""
     micro_batch: int = 0
     """Samples of one pass in each process; the gradients of the passes add up to the batch's. 0 is the whole batch."""
     optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
@@ -79,6 +81,8 @@ class OptimConfig:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         if self.micro_batch < 0 or (self.micro_batch and self.batch_size % self.micro_batch):
             raise ValueError(f"micro_batch must divide batch_size {self.batch_size}, got {self.micro_batch}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas must lie in [0, 1), got {self.betas}")
         if not 0 <= self.pure_noise_share <= 1:
             raise ValueError(f"pure_noise_share must lie in [0, 1], got {self.pure_noise_share}")
 
@@ -182,6 +186,18 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError(f"{path.name}: must hold sections, got {type(values).__name__}")
     return values
+
+
+ADDED: dict[str, dict[str, Any]] = {"optim": {"betas": [0.9, 0.99]}}
+"""Settings that recipes did not always have, by section, with what stood for them in the code before."""
+
+
+def in_todays_settings(values: dict[str, Any]) -> dict[str, Any]:
+    """Return a recipe that an earlier run stored, as plain values, with the settings that were added since."""
+    return {
+        name: ADDED.get(name, {}) | in_todays_settings(value) if isinstance(value, dict) else value
+        for name, value in values.items()
+    }
 
 
 def load_recipe(kind: type[Recipe], path: Path, overrides: tuple[str, ...] = ()) -> Recipe:

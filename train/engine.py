@@ -19,7 +19,7 @@ from train.checkpoints import (
     latest_checkpoint,
     save_checkpoint,
 )
-from train.config import OptimConfig
+from train.config import OptimConfig, in_todays_settings
 from train.optimizers import make_optimizer, optimizer_tensors, restore_optimizer
 from train.processes import Processes
 from train.steps import StepOutput
@@ -104,7 +104,7 @@ def _essence(recipe: dict[str, Any], step: int) -> dict[str, Any]:
     A section with a `from_step` that is still to come has not acted yet, so it may be added or changed.
     """
     flat: dict[str, Any] = {}
-    for name, value in json.loads(json.dumps(recipe)).items():
+    for name, value in json.loads(json.dumps(in_todays_settings(recipe))).items():
         inner = value if isinstance(value, dict) else {None: value}
         if inner.get("from_step", -1) >= step:
             continue

@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from sr_core.errors import ConfigError
 from train.config import OptimConfig
 
-BETAS = (0.9, 0.99)
-
 
 def make_optimizer(parameters: Sequence[nn.Parameter], optim: OptimConfig) -> torch.optim.Optimizer:
     """Return the recipe's optimiser over `parameters`.
@@ -20,7 +18,7 @@ def make_optimizer(parameters: Sequence[nn.Parameter], optim: OptimConfig) -> to
     Raises ConfigError if it cannot run here.
     """
     if optim.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, lr=optim.learning_rate, betas=BETAS, weight_decay=optim.weight_decay)
+        return torch.optim.AdamW(parameters, lr=optim.learning_rate, betas=optim.betas, weight_decay=optim.weight_decay)
     try:
         optimizers: Any = import_module("bitsandbytes.optim")
     except (ImportError, OSError, RuntimeError) as error:
@@ -35,7 +33,7 @@ def make_optimizer(parameters: Sequence[nn.Parameter], optim: OptimConfig) -> to
             "set optim.optimizer=adamw"
         )
     found: torch.optim.Optimizer = optimizers.AdamW8bit(
-        list(parameters), lr=optim.learning_rate, betas=BETAS, weight_decay=optim.weight_decay
+        list(parameters), lr=optim.learning_rate, betas=optim.betas, weight_decay=optim.weight_decay
     )
     return found
 

@@ -14,7 +14,7 @@ from sr_core.errors import ConfigError
 from sr_core.files import replace_text
 from train.checkpoints import finished
 from train.compact_trainee import head_file
-from train.config import load_recipe, parse_recipe, recipe_values
+from train.config import in_todays_settings, load_recipe, parse_recipe, recipe_values
 from train.curate import curate
 from train.judge import judge_adapters
 from train.judge_tables import HOLD_OUTS, SFT, TRAINED, Judged, compare, judgement_text, lower_is_better
@@ -140,7 +140,7 @@ class _Series:
             if (self.output / "checkpoints").is_dir():
                 raise ConfigError(f"{self.output} already holds a run of prefer; name another output")
             return
-        found, wanted = json.loads(path.read_text(encoding="utf-8"))["recipe"], self.settings()
+        found, wanted = in_todays_settings(json.loads(path.read_text(encoding="utf-8"))["recipe"]), self.settings()
         changed = sorted(key for key in found | wanted if found.get(key) != wanted.get(key))
         if changed:
             raise ConfigError(f"{self.output} holds rounds with another {', '.join(changed)}; name another output")

@@ -6,7 +6,7 @@ import yaml
 
 from sr_core.errors import ConfigError
 from tests.train.conftest import Values
-from train.config import SftRecipe, load_recipe, recipe_values
+from train.config import SftRecipe, in_todays_settings, load_recipe, recipe_values
 
 
 def written(values: Values, folder: Path) -> Path:
@@ -41,6 +41,8 @@ def test_a_section_that_the_file_leaves_out_can_be_set_by_overrides(values: Valu
         ("optim.nmae=1", "optim.nmae: Unexpected keyword argument"),
         ("optim.max_steps=many", "optim.max_steps: Input should be a valid integer"),
         ("optim.max_steps=0", "max_steps must be positive, got 0"),
+        ("optim.betas=[0.9, 1.0]", r"betas must lie in \[0, 1\), got \(0.9, 1.0\)"),
+        ("optim.betas=[0.9]", "optim.betas"),
         ("optim.pure_noise_share=1.5", r"pure_noise_share must lie in \[0, 1\], got 1.5"),
         ("head.widths=[8, 8]", "head.widths"),
         ("data.presets={bicubc: 1}", "presets must be among .*bicubic.*got .*bicubc"),
@@ -92,6 +94,14 @@ def test_a_recipe_survives_being_written_as_values(values: Values, tmp_path: Pat
     recipe = load(values, tmp_path)
     again = load_recipe(SftRecipe, written(json.loads(json.dumps(recipe_values(recipe))), tmp_path))
     assert again == recipe
+
+
+def test_a_stored_recipe_from_before_a_setting_means_what_the_code_did_then(values: Values, tmp_path: Path) -> None:
+    stored = recipe_values(load(values, tmp_path))
+    del stored["optim"]["betas"]
+    again = in_todays_settings({"adversary": {"optim": {}}, **stored})
+    assert again["optim"]["betas"] == again["adversary"]["optim"]["betas"] == [0.9, 0.99]
+    assert in_todays_settings({"optim": {"betas": [0.9, 0.999]}})["optim"]["betas"] == [0.9, 0.999]
 
 
 def test_only_a_recipe_has_values() -> None:

@@ -160,6 +160,8 @@ RECIPE = {
         ({"seed": 2}, "seed was 1, is 2"),
         ({"optim": {"max_steps": 12, "learning_rate": 0.02}}, "optim.learning_rate was 0.01, is 0.02"),
         ({"optim": {"max_steps": 99, "learning_rate": 0.01}, "output": "b"}, None),
+        ({"optim": {"max_steps": 12, "learning_rate": 0.01, "betas": (0.9, 0.99)}}, None),
+        ({"optim": {"max_steps": 12, "learning_rate": 0.01, "betas": (0.9, 0.999)}}, r"optim.betas was \[0.9, 0.99\]"),
         ({"validation": {"photos": "x"}}, None),
         ({"extra": {"weight": 2.0, "from_step": 30}}, None),
         ({"extra": {"weight": 2.0, "from_step": 3}}, "extra.from_step was None, is 3"),

@@ -1,5 +1,6 @@
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,8 +12,8 @@ from train.config import OptimConfig
 from train.optimizers import make_optimizer, optimizer_tensors, restore_optimizer
 
 
-def optim(kind: str) -> OptimConfig:
-    return OptimConfig(learning_rate=0.01, batch_size=1, max_steps=1, decay_steps=0, optimizer=kind)  # type: ignore[arg-type]
+def optim(kind: str, **changes: Any) -> OptimConfig:
+    return OptimConfig(learning_rate=0.01, batch_size=1, max_steps=1, decay_steps=0, optimizer=kind, **changes)  # type: ignore[arg-type]
 
 
 def network() -> nn.Module:
@@ -41,6 +42,23 @@ def test_a_restored_optimiser_goes_on_bit_for_bit(kind: str, tmp_path: Path) -> 
     train(resumed, optimizers[2], range(3, 6))
     for ours, theirs in zip(resumed.parameters(), unbroken.parameters(), strict=True):
         assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("betas", [None, (0.9, 0.999)])
+def test_the_path_is_adamws_at_the_recipes_betas_bit_for_bit(betas: tuple[float, float] | None) -> None:
+    ours, theirs = network(), network()
+    changes = {} if betas is None else {"betas": betas}
+    train(ours, make_optimizer(list(ours.parameters()), optim("adamw", **changes)), range(5))
+    plain = torch.optim.AdamW(theirs.parameters(), lr=0.01, betas=betas or (0.9, 0.99), weight_decay=0.01)
+    train(theirs, plain, range(5))
+    for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "adamw_8bit"])
+def test_both_optimisers_take_the_recipes_betas(kind: str) -> None:
+    optimizer = make_optimizer(list(network().parameters()), optim(kind, betas=(0.8, 0.95)))
+    assert {tuple(group["betas"]) for group in optimizer.param_groups} == {(0.8, 0.95)}
 
 
 def test_eight_bits_take_less_and_learn_the_same_at_first() -> None:

@@ -86,6 +86,7 @@ def test_the_papers_settings_are_those_of_the_papers() -> None:
         assert (recipe.optim.batch_size, recipe.optim.learning_rate, recipe.optim.max_steps) == (1024, 2e-5, 1000)
     assert asasr.adversary is not None
     assert (asasr.optim.learning_rate, asasr.adversary.optim.learning_rate) == (1e-5, 5e-5)
+    assert asasr.optim.betas == asasr.adversary.optim.betas == (0.9, 0.999)
     assert (asasr.lora.rank, asasr.lora.alpha) == (asasr.adversary.rank, asasr.adversary.alpha) == (16, 16)
     assert (asasr.objective.exponent, asasr.objective.adversary_strength) == (1.5, 0.1)
     assert {recipe.levels for recipe in (large, asasr)} == {"logit_normal"}
