@@ -188,7 +188,7 @@ def _read(path: Path) -> dict[str, Any]:
     return values
 
 
-ADDED: dict[str, dict[str, Any]] = {"optim": {"betas": [0.9, 0.99]}}
+ADDED: dict[str, dict[str, Any]] = {"optim": {"betas": [0.9, 0.99]}, "backbone": {"training_guidance": None}}
 """Settings that recipes did not always have, by section, with what stood for them in the code before."""
 
 

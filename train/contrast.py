@@ -16,7 +16,7 @@ from sr_core.preference_data.dataset import open_dataset
 from train.ablations import slug
 from train.checkpoints import finished, load_checkpoint
 from train.compact_trainee import CompactModel, head_file, load_policy
-from train.config import parse_recipe
+from train.config import in_todays_settings, parse_recipe
 from train.data import seeded_generator
 from train.judge import judge_adapters
 from train.judge_tables import SFT, Judged, compare, judgement_text
@@ -82,7 +82,8 @@ def recipe_of(folder: Path) -> PreferRecipe:
         raise ConfigError(
             f"{folder} must hold a finished row; run: python -m train ablate RECIPE --out {folder.parent}"
         )
-    return parse_recipe(PreferRecipe, json.loads(path.read_text(encoding="utf-8")), str(path))
+    stored = in_todays_settings(json.loads(path.read_text(encoding="utf-8")))
+    return parse_recipe(PreferRecipe, stored, str(path))
 
 
 @torch.no_grad()

@@ -67,6 +67,16 @@ def make_policy(backbone: LatentBackbone, recipe: PreferRecipe, dtype: torch.dty
     return BranchPolicy(backbone, dtype=dtype, targets=targets, base=base, seed=recipe.seed)
 
 
+def tell_guidance(backbone: LatentBackbone, guidance: float | None) -> None:
+    """Let the network be told another guidance in training than the backbone's own; None leaves that."""
+    if guidance is None:
+        return
+    from sr_core.backbones.flux import FluxBackbone
+
+    assert isinstance(backbone, FluxBackbone), "recipes of other backbones name no training_guidance"
+    backbone.training_guidance = guidance
+
+
 class LatentModel:
     """A latent backbone as a preference step sees it; errors are taken on the latent grid."""
 
@@ -161,6 +171,7 @@ class LatentTrainee:
         self.recipe, self._start = recipe, policy_start
         self.backbone = load_latent(recipe.backbone, dtype=dtype, device=str(processes.device))
         self.backbone.drawing = drawing_of_recipe(recipe.backbone, recipe.draw)
+        tell_guidance(self.backbone, recipe.backbone.training_guidance)
         vae_hash = fingerprint(self.backbone.vae)
         self.policy = make_policy(self.backbone, recipe, dtype)
         if policy_start is not None:

@@ -33,6 +33,15 @@ class BackboneConfig:
 
 
 @section
+class TrainedBackboneConfig(BackboneConfig):
+    """The model that is trained."""
+
+    training_guidance: float | None = None
+    """Guidance that the network is told in training (FLUX, which takes it as an input); None is the backbone's own:
+    2.5 for c-flux, 0 for flux-lora."""
+
+
+@section
 class DrawConfig:
     """How the current policy draws candidates; the papers train on exactly what they evaluate."""
 
@@ -247,7 +256,7 @@ class PreferRecipe:
     """Folder that `python -m train curate` made."""
     cache: str
     """Folder for what the frozen prior says about each group; made on first use."""
-    backbone: BackboneConfig = BackboneConfig()
+    backbone: TrainedBackboneConfig = TrainedBackboneConfig()
     lora: LoraConfig = LoraConfig()
     pairs: PairsConfig = PairsConfig()
     objective: ObjectiveConfig
@@ -277,6 +286,8 @@ class PreferRecipe:
 
     def __post_init__(self) -> None:
         check_pace(self)
+        if self.backbone.training_guidance is not None and self.backbone.name not in ("c-flux", "flux-lora"):
+            raise ValueError(f"backbone.training_guidance is of c-flux and flux-lora, {self.backbone.name} takes none")
         if self.backbone.name == "compact":
             if self.lora.train == "full" and (self.objective.name == "as_dpo" or self.backbone.adapter is not None):
                 raise ValueError(

@@ -140,7 +140,8 @@ class _Series:
             if (self.output / "checkpoints").is_dir():
                 raise ConfigError(f"{self.output} already holds a run of prefer; name another output")
             return
-        found, wanted = in_todays_settings(json.loads(path.read_text(encoding="utf-8"))["recipe"]), self.settings()
+        stored = json.loads(path.read_text(encoding="utf-8"))["recipe"]
+        found, wanted = in_todays_settings(stored), in_todays_settings(self.settings())
         changed = sorted(key for key in found | wanted if found.get(key) != wanted.get(key))
         if changed:
             raise ConfigError(f"{self.output} holds rounds with another {', '.join(changed)}; name another output")
@@ -159,6 +160,7 @@ class _Series:
     def curate(self, number: int) -> Path:
         """Draw, score and pair candidates of the newest adapter with this round's own seed."""
         backbone = recipe_values(self.recipe.backbone)
+        del backbone["training_guidance"]  # of training alone
         if self.newest is not None:
             backbone["adapter"] = str(self.newest)
         own = {

@@ -72,7 +72,7 @@ class FluxBackbone(LatentBackbone):
     cell = 2
     process_size = 512
     training_guidance: float
-    """Guidance that the network is told in training; in drawing it is told the drawing's."""
+    """Guidance that the network is told in training unless a recipe says another; drawing has its own."""
 
     def __init__(self, *, pipeline: Any, drawing: Drawing, dtype: torch.dtype, device: str, num_parallel: int) -> None:  # noqa: ANN401
         super().__init__(

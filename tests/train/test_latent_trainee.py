@@ -99,6 +99,18 @@ def test_every_objective_trains_every_backbone(kind: str, values_of: Callable[..
         assert any(moved), name
 
 
+@pytest.mark.parametrize(("kind", "own"), [("c-flux", 2.5), ("flux-lora", 0.0)])
+def test_a_recipe_may_say_which_guidance_flux_is_told_in_training(
+    kind: str, own: float, values_of: Callable[..., Values], tmp_path: Path
+) -> None:
+    values = values_of(kind, tmp_path / "run")
+    for asked, told in ((None, own), (1.5, 1.5)):
+        recipe = recipe_of({**values, "backbone": {**values["backbone"], "training_guidance": asked}})
+        backbone = LatentTrainee(recipe, Processes(), dtype=torch.float32).backbone
+        assert isinstance(backbone, FluxBackbone)
+        assert backbone.training_guidance == told
+
+
 @pytest.mark.parametrize("kind", ["sd2-v", "c-flux", "flux-lora"])
 def test_policy_equals_reference_at_the_start_and_a_resumed_run_equals_the_unbroken_one(
     kind: str, values_of: Callable[..., Values], tmp_path: Path

@@ -64,6 +64,7 @@ def test_a_recipe_whose_weights_are_missing_says_what_to_get(
     ("changes", "words"),
     [
         ({"backbone": {"base": "weights"}}, "compact has no base"),
+        ({"backbone": {"training_guidance": 1.0}}, "compact takes none"),
         ({"levels": "steps"}, "compact has no diffusion schedule"),
         ({"gradient_checkpointing": True}, "no gradient_checkpointing"),
         ({"optim": {"micro_batch": 7}}, "micro_batch must divide batch_size"),
@@ -84,6 +85,7 @@ def test_the_papers_settings_are_those_of_the_papers() -> None:
     for recipe in (small, large):
         assert recipe.lora.train == "full"
         assert (recipe.optim.batch_size, recipe.optim.learning_rate, recipe.optim.max_steps) == (1024, 2e-5, 1000)
+    assert [recipe.backbone.training_guidance for recipe in (small, large, asasr)] == [None, 2.5, 0.0]
     assert asasr.adversary is not None
     assert (asasr.optim.learning_rate, asasr.adversary.optim.learning_rate) == (1e-5, 5e-5)
     assert asasr.optim.betas == asasr.adversary.optim.betas == (0.9, 0.999)
