@@ -176,6 +176,8 @@ class Objective:
     """Whether the margin decides; an unpaired objective judges winner and loser each alone."""
     default_exponent: float = 0.0
     """The source's Sobolev exponent."""
+    reads: tuple[str, ...] = ()
+    """Settings of the recipe that this loss has and others have not."""
 
 
 def _sigmoid(settings: ObjectiveConfig, evidence: Evidence) -> Tensor:
@@ -211,15 +213,16 @@ def _dspo(settings: ObjectiveConfig, evidence: Evidence) -> Tensor:
     return evidence.norm(dspo_residual(winner.policy, winner.reference.detach(), margin, settings.beta))
 
 
+SMOOTHED = ("label_smoothing",)
 OBJECTIVES: dict[str, Objective] = {
-    "dpo": Objective(loss=_sigmoid),
-    "hpo": Objective(loss=_sigmoid, weighted=True),
-    "sobolev_dpo": Objective(loss=_sigmoid, sobolev=True, default_exponent=1.5),
-    "as_dpo": Objective(loss=_sigmoid, sobolev=True, adversarial=True, default_exponent=1.5),
+    "dpo": Objective(loss=_sigmoid, reads=SMOOTHED),
+    "hpo": Objective(loss=_sigmoid, reads=SMOOTHED, weighted=True),
+    "sobolev_dpo": Objective(loss=_sigmoid, reads=SMOOTHED, sobolev=True, default_exponent=1.5),
+    "as_dpo": Objective(loss=_sigmoid, reads=SMOOTHED, sobolev=True, adversarial=True, default_exponent=1.5),
     "ipo": Objective(loss=_ipo),
     "hinge": Objective(loss=_hinge),
     "kto": Objective(loss=_kto, paired=False),
-    "simpo": Objective(loss=_simpo, reward=free_reward, needs_reference=False),
+    "simpo": Objective(loss=_simpo, reads=(*SMOOTHED, "simpo_gamma"), reward=free_reward, needs_reference=False),
     "mapo": Objective(loss=_mapo, reward=mapo_reward, needs_reference=False),
     "dspo": Objective(loss=_dspo, sobolev=True),
 }

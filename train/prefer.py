@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from sr_core.errors import ConfigError
 from sr_core.files import replace_text
@@ -26,6 +28,7 @@ from train.report import write_report
 from train.steps import PairBatch, StepOutput, pair_levels, preference_step
 from train.store import TRUTH, Window
 from train.trainees import Groups, check_backbone, load_trainee
+from train.unread import reads_lq_loser, unread_settings, unread_text
 
 
 class TrainingPair(NamedTuple):
@@ -133,7 +136,7 @@ class PairSource:
             winner=model.latents(self.store, places, [pair.winner for pair in pairs], condition),
             loser=model.latents(self.store, places, [pair.loser for pair in pairs], condition),
             weight=torch.tensor([pair.weight for pair in pairs], device=model.device),
-            lq=model.lq_latents(condition) if recipe.objective.lq_loser_weight else None,
+            lq=model.lq_latents(condition) if reads_lq_loser(recipe.objective) else None,
         )
 
 
@@ -171,6 +174,15 @@ def _weights_summary(pairs: list[TrainingPair]) -> dict[str, object]:
     return {"pairs": len(pairs), "mean": float(weights.mean()), "counts": counts.tolist(), "edges": edges.tolist()}
 
 
+def _announce(recipe: PreferRecipe) -> None:
+    """Say on the error stream, where progress is shown, what beta is elsewhere and which settings do nothing."""
+    objective = recipe.objective
+    elsewhere = f"in the paper's units {objective.beta_paper}, in the release's {objective.beta_release}"
+    for line in (f"beta {objective.beta:g}: {elsewhere}", unread_text(recipe)):
+        if line:
+            tqdm.write(line, file=sys.stderr)
+
+
 def train_prefer(recipe: PreferRecipe, *, resume: bool = False, policy_start: Path | None = None) -> Path:
     """Run the recipe and return the folder of what was trained: PEFT adapter, control branch, or the run's own (head).
 
@@ -193,6 +205,7 @@ def train_prefer(recipe: PreferRecipe, *, resume: bool = False, policy_start: Pa
     store = trainee.prepare(dataset, processes)
     cache_s = time.monotonic() - start
     if processes.is_main:
+        _announce(recipe)
         output.mkdir(parents=True, exist_ok=True)
         replace_text(output / "recipe.json", json.dumps(recipe_values(recipe), indent=1))
         replace_text(output / "weights.json", json.dumps(_weights_summary(pairs)))
@@ -223,6 +236,11 @@ def train_prefer(recipe: PreferRecipe, *, resume: bool = False, policy_start: Pa
             "device": str(processes.device),
             "dtype": str(dtype),
             "processes": processes.count,
+            "objective": {
+                "beta_paper": recipe.objective.beta_paper,
+                "beta_release": recipe.objective.beta_release,
+                "without_effect": unread_settings(recipe),
+            },
         }
         replace_text(output / "summary.json", json.dumps(summary, indent=1))
         write_report(output)

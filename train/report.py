@@ -36,6 +36,7 @@ from train.report_html import (
 
 PAGE, PICTURE = "report.html", "report.png"
 ASSETS = Path(__file__).parent / "report_assets"
+OBJECTIVE = "objective"
 SHOWN_GRIDS = 4
 """Sample grids in the page: the first, the last and some between them."""
 GRID_COLUMNS = ("prior", "seed 0 before", "seed 0 after", "seed 1 before", "seed 1 after")
@@ -224,10 +225,17 @@ def _samples(grids: Sequence[Path]) -> str:
 
 
 def _hardware(run: _Run) -> str:
-    rows = [(name, str(value)) for name, value in run.summary.items()]
+    rows = [(name, str(value)) for name, value in run.summary.items() if name != OBJECTIVE]
     times = (("elapsed_s", "training, wall time"), ("cpu_s", "training, processor time"))
     rows += [(label, duration_text(run.state[name])) for name, label in times if name in run.state]
     return table(("what", "value"), rows, numbers=False) if rows else ""
+
+
+def _settings(run: _Run) -> str:
+    """Return the recipe, then what the run derived from it."""
+    derived = {OBJECTIVE: run.summary.get(OBJECTIVE, {})}
+    rows = [*flat_settings(run.recipe), *(flat_settings(derived) if derived[OBJECTIVE] else ())]
+    return table(("setting", "value"), rows, numbers=False)
 
 
 def _title(run: _Run) -> str:
@@ -259,7 +267,7 @@ def _page(run: _Run, charts: dict[str, list[Chart]], title: str) -> str:
         section("Samples at fixed seeds", _samples(run.grids)),
         section("Logged figures", _numbers(run.curves)),
         section("Hardware and time", _hardware(run)),
-        section("Recipe", table(("setting", "value"), flat_settings(run.recipe), numbers=False) if run.recipe else ""),
+        section("Recipe", _settings(run) if run.recipe else ""),
     )
     figures = {chart.key: plotly_figure(chart) for group in charts.values() for chart in group}
     style, script = ((ASSETS / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
