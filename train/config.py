@@ -192,11 +192,16 @@ ADDED: dict[str, dict[str, Any]] = {"optim": {"betas": [0.9, 0.99]}, "backbone":
 """Settings that recipes did not always have, by section, with what stood for them in the code before."""
 
 
+DROPPED = ("beta_paper", "beta_release")
+"""Names of what is no setting any more."""
+
+
 def in_todays_settings(values: dict[str, Any]) -> dict[str, Any]:
-    """Return a recipe that an earlier run stored, as plain values, with the settings that were added since."""
+    """Return a recipe that an earlier run stored, as plain values, with the settings of today."""
     return {
         name: ADDED.get(name, {}) | in_todays_settings(value) if isinstance(value, dict) else value
         for name, value in values.items()
+        if name not in DROPPED
     }
 
 

@@ -93,7 +93,6 @@ MAY_CHANGE_INSIDE = {
     "optim": ("max_steps", "decay_steps"),
     "data": ("crops", "cache", "photos", "crops_per_photo", "paired"),
     "selector": ("last_steps",),
-    "objective": ("beta_paper", "beta_release"),
 }
 """What a resumed run may set anew: its length, where things lie, what follows the last step or is only reported."""
 

@@ -1,6 +1,6 @@
 """Recipes of curation, preference training, its adversary and online rounds."""
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from sr_core.degradation_presets import PRESETS
 from train.config import OptimConfig, check_pace, section
@@ -124,6 +124,54 @@ class PairsConfig:
             raise ValueError(f"top must lie in 1 to half of the candidates, got {self.top} of {self.num_candidates}")
 
 
+class BetaUnit(NamedTuple):
+    """How a source writes beta."""
+
+    factor: float | None
+    """Its beta over this project's; None where the recipe alone gives no number."""
+    note: str
+
+    def text(self, beta: float) -> str:
+        """Return this project's `beta` as the source writes it, with the note."""
+        return f"not a number ({self.note})" if self.factor is None else f"{self.factor * beta:g} ({self.note})"
+
+
+class BetaUnits(NamedTuple):
+    """How an objective's paper and its released code write beta."""
+
+    paper: BetaUnit
+    release: BetaUnit
+
+
+_DIFFUSION_DPO = BetaUnit(2.0, "Diffusion-DPO's code multiplies the mean difference by -0.5 beta")
+_ASASR = BetaUnit(2.0, "ASASR's code multiplies the difference by -0.5 beta_dpo")
+BETA_UNITS: dict[str, BetaUnits] = {
+    "dpo": BetaUnits(BetaUnit(None, "Diffusion-DPO sums errors over D elements: beta / D"), _DIFFUSION_DPO),
+    "hpo": BetaUnits(
+        BetaUnit(2.0, "DP2O-SR does not state its units; its 5000 is read in those of Diffusion-DPO's code"),
+        _DIFFUSION_DPO,
+    ),
+    "sobolev_dpo": BetaUnits(BetaUnit(1.0, "ASASR's Eq. 15 multiplies the difference itself"), _ASASR),
+    "as_dpo": BetaUnits(BetaUnit(1.0, "ASASR's Eq. 18 multiplies the difference itself"), _ASASR),
+    "ipo": BetaUnits(
+        BetaUnit(1.0, "tau of IPO's Eq. 17, mean errors standing for log-likelihoods"),
+        BetaUnit(1.0, "diffusers' code takes the mean difference itself"),
+    ),
+    "hinge": BetaUnits(
+        BetaUnit(None, "SLiC-HF has no such factor"),
+        BetaUnit(1.0, "diffusers' code multiplies the mean difference itself"),
+    ),
+    "kto": BetaUnits(*[BetaUnit(None, "whether Diffusion-KTO sums or averages errors was not read")] * 2),
+    "simpo": BetaUnits(*[BetaUnit(None, "SimPO's beta is of mean log-likelihoods; no source has it for errors")] * 2),
+    "mapo": BetaUnits(*[BetaUnit(1.0, "MaPO's beta multiplies the preference term")] * 2),
+    "dspo": BetaUnits(
+        BetaUnit(1.0, "DSPO's beta multiplies the pull"),
+        BetaUnit(None, "this beta before the pull and half of it in the sigmoid, where one serves here"),
+    ),
+}
+"""Units of beta by objective, as the sources named have them."""
+
+
 @section
 class ObjectiveConfig:
     """How preference pairs turn into a loss."""
@@ -131,10 +179,6 @@ class ObjectiveConfig:
     name: Literal["dpo", "hpo", "sobolev_dpo", "as_dpo", "ipo", "hinge", "kto", "simpo", "mapo", "dspo"]
     beta: float
     """Multiplies the difference of per-element mean errors directly (no hidden 0.5)."""
-    beta_paper: str = ""
-    """The same beta in the units of the paper, for the reader."""
-    beta_release: str = ""
-    """The same beta in the units of the released code, for the reader."""
     exponent: float | None = None
     """Sobolev exponent s of the error norm, 0 the mean squared error; None is the objective's own (1.5 for the two of
     ASASR, 0 for dspo). The others measure mean squared errors and take none."""
@@ -177,6 +221,16 @@ class ObjectiveConfig:
             raise ValueError(f"{self.name} has no reference for kl_weight to pull to")
         if not 0 <= self.label_smoothing < 0.5:
             raise ValueError(f"label_smoothing must lie in [0, 0.5), got {self.label_smoothing}")
+
+    @property
+    def beta_paper(self) -> str:
+        """Return beta in the units of the paper, with where they are read."""
+        return BETA_UNITS[self.name].paper.text(self.beta)
+
+    @property
+    def beta_release(self) -> str:
+        """Return beta in the units of the released code, with where they are read."""
+        return BETA_UNITS[self.name].release.text(self.beta)
 
 
 @section
@@ -262,9 +316,10 @@ class PreferRecipe:
     objective: ObjectiveConfig
     optim: OptimConfig
     draw: DrawConfig = DrawConfig()
-    """How candidates are drawn for samples and judging; noise levels of training are uniform unless stated."""
+    """How candidates are drawn for samples and judging."""
     levels: Literal["uniform", "logit_normal", "steps"] = "uniform"
-    """Distribution of the noise level; `steps` draws among those of the backbone's diffusion schedule."""
+    """Distribution of the noise level: `uniform` but for the share `optim.pure_noise_share` of each batch, which is at
+    sigma = 1 exactly; `logit_normal`; `steps` draws among those of the backbone's diffusion schedule."""
     levels_min: float = 0.0
     """Noise levels are drawn above this one."""
     adversary: AdversaryConfig | None = None

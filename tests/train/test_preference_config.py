@@ -4,19 +4,29 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from sr_core.errors import ConfigError, WeightsError
 from train.adversary import train_adversary
-from train.config import SftRecipe, load_recipe, parse_recipe, recipe_sections, recipe_values
+from train.config import SftRecipe, in_todays_settings, load_recipe, parse_recipe, recipe_sections, recipe_values
 from train.iqa_config import IqaRecipe
 from train.one_step_config import OneStepRecipe
 from train.prefer import train_prefer
-from train.preference_config import CurateRecipe, PreferRecipe
+from train.preference_config import BETA_UNITS, OBJECTIVE_NAMES, CurateRecipe, PreferRecipe
 
 FOLDER = Path(__file__).parents[2] / "train" / "recipes"
 RECIPES = sorted(FOLDER.glob("*.yaml"))
 PREFERENCE = [path for path in RECIPES if "objective" in recipe_sections(path)]
 LARGE = [path for path in PREFERENCE if not path.name.startswith("compact")]
+
+
+KINDS = {"head": SftRecipe, "targets": IqaRecipe, "selector": OneStepRecipe, "objective": PreferRecipe}
+SIZED = [FOLDER / f"compact_{name}.yaml" for name in ("sft", "curate", "hpo", "sobolev_dpo", "as_dpo")]
+
+
+def kind_of(path: Path) -> type:
+    """Return what a recipe is, told by its sections."""
+    return next((kind for section, kind in KINDS.items() if section in recipe_sections(path)), CurateRecipe)
 
 
 def load(path: Path) -> PreferRecipe:
@@ -31,10 +41,23 @@ def test_the_recipes_of_both_papers_and_of_compact_are_there() -> None:
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
 def test_every_recipe_in_the_repository_loads_as_its_kind(path: Path) -> None:
-    sections = recipe_sections(path)
-    kinds = {"head": SftRecipe, "targets": IqaRecipe, "selector": OneStepRecipe, "objective": PreferRecipe}
-    kind = next((kind for section, kind in kinds.items() if section in sections), CurateRecipe)
-    assert json.loads(json.dumps(recipe_values(load_recipe(kind, path))))
+    assert json.loads(json.dumps(recipe_values(load_recipe(kind_of(path), path))))
+
+
+@pytest.mark.parametrize("path", SIZED, ids=lambda path: path.name)
+def test_what_a_recipe_asks_for_on_one_h200_is_valid_and_changes_it(path: Path) -> None:
+    comment = re.search(r"^# One H200.*\n(#   .*\n)*", path.read_text(encoding="utf-8"), re.MULTILINE)
+    assert comment is not None
+    overrides = re.findall(r"[\w.]+=[^\s,]+", comment.group())
+    assert "dtype=bfloat16" in overrides
+    assert load_recipe(kind_of(path), path, tuple(overrides)) != load_recipe(kind_of(path), path)
+
+
+@pytest.mark.parametrize("path", [path for path in PREFERENCE if path not in LARGE], ids=lambda path: path.name)
+def test_the_recipes_of_compact_state_how_much_of_a_batch_is_pure_noise(path: Path) -> None:
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    sections = [values["optim"], *([values["adversary"]["optim"]] if "adversary" in values else [])]
+    assert [section.get("pure_noise_share") for section in sections] == [0.25] * len(sections)
 
 
 @pytest.mark.parametrize("path", PREFERENCE, ids=lambda path: path.name)
@@ -44,6 +67,18 @@ def test_every_preference_recipe_states_beta_in_all_units(path: Path) -> None:
     paper, release = (float(found.group()) for found in stated if found is not None)
     assert release == 2 * objective.beta  # both released codes multiply by -0.5 beta
     assert paper == (2 * objective.beta if objective.name == "hpo" else objective.beta)
+    assert f"# in the paper's units {paper:g}, in the release's {release:g}" in path.read_text(encoding="utf-8")
+
+
+def test_betas_units_follow_an_overridden_beta_and_objective_and_nothing_stale_is_kept() -> None:
+    path = FOLDER / "compact_as_dpo.yaml"
+    changed = load_recipe(PreferRecipe, path, ("objective.name=hpo", "objective.beta=50"))
+    assert (changed.objective.beta_paper[:5], changed.objective.beta_release[:5]) == ("100 (", "100 (")
+    assert set(BETA_UNITS) == set(OBJECTIVE_NAMES)
+    stored = recipe_values(changed)
+    assert not any(name.startswith("beta_") for name in stored["objective"])
+    stored["objective"] |= {"beta_paper": "200 (stale)", "beta_release": "400"}
+    assert parse_recipe(PreferRecipe, in_todays_settings(stored), "an earlier run") == changed
 
 
 @pytest.mark.parametrize("path", LARGE, ids=lambda path: path.name)
