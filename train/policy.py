@@ -105,7 +105,7 @@ class LoraPolicy(Generic[Network]):
         for module in self.head.modules():
             if isinstance(module, BaseTunerLayer):
                 # Autocast chooses the precision of each product; PEFT would copy every input to float32 and back.
-                module.cast_input_dtype_enabled = False
+                module.cast_input_dtype_enabled = False  # type: ignore[assignment]
         self._settings[name] = settings
 
     def load(self, name: str, folder: Path) -> None:
