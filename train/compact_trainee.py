@@ -7,18 +7,28 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sr_core.backbones.compact import HEAD_FILE, head_metadata, load_head, residual_latent
+from sr_core.backbones.compact import (
+    HEAD_FILE,
+    CompactBackbone,
+    head_metadata,
+    load_compact,
+    load_head,
+    residual_latent,
+    shared_prior,
+)
 from sr_core.backbones.flow_head import LATENT_CHANNELS, HeadInput, shuffle_planes, unshuffle_planes
 from sr_core.errors import ConfigError
 from sr_core.preference_data.dataset import PreferenceDataset
 from sr_core.resampling import resize
+from sr_core.samplers import SAMPLERS
+from sr_core.schedules import SCHEDULES
 from sr_core.tensors import Latent, Sigma
 from train.checkpoints import replace_tensors
 from train.losses import OBJECTIVES
 from train.policy import ADVERSARY, POLICY, REFERENCE, FullPolicy, HeadPolicy, TrainedTensors
 from train.preference_config import BackboneConfig, PreferRecipe
 from train.processes import Processes
-from train.samples import sample_grid, sample_path
+from train.samples import sample_grid, sample_path, sampled_photos
 from train.steps import PARAMETRISATIONS, Parametrisation
 from train.store import GroupStore, group_store, head_conditions
 from train.trainees import ADAPTER, Place
@@ -80,6 +90,29 @@ def head_file(backbone: BackboneConfig) -> Path:
     return HEAD_FILE if backbone.head is None else Path(backbone.head)
 
 
+def start_adapter(backbone: BackboneConfig) -> Path | None:
+    """Return the PEFT folder of the model before preference training, if it has one."""
+    return None if backbone.adapter is None else Path(backbone.adapter)
+
+
+def compact_grid(dataset: PreferenceDataset, recipe: PreferRecipe, trained: CompactBackbone, path: Path) -> Path:
+    """Write a grid of the recipe's backbone and what training made of it, see `sample_grid`."""
+    backbone, draw = recipe.backbone, recipe.draw
+    before = load_compact(dtype=torch.float32, head=head_file(backbone), adapter=start_adapter(backbone))
+    step, sigmas = SAMPLERS[draw.sampler], SCHEDULES[draw.schedule](draw.num_steps)
+    return sample_grid(sampled_photos(dataset), (before, trained), path, step=step, sigmas=sigmas)
+
+
+def draw_adapter(
+    dataset: PreferenceDataset, recipe: PreferRecipe, policy: HeadPolicy, name: str, average: dict[str, Tensor],
+    output: Path, done: int,
+) -> None:  # fmt: skip
+    """Write the averaged weights of a set as `latest`, and the grid of what they draw."""
+    latest = policy.save(output / "latest", name, tensors=average)
+    trained = load_compact(dtype=torch.float32, head=head_file(recipe.backbone), adapter=latest)
+    compact_grid(dataset, recipe, trained, sample_path(output, done))
+
+
 def load_policy(
     recipe: PreferRecipe, device: torch.device, policy_start: Path | None = None
 ) -> HeadPolicy | FullPolicy:
@@ -89,13 +122,13 @@ def load_policy(
     """
     head = load_head(head_file(recipe.backbone))
     head.to(device).to(memory_format=torch.channels_last)
+    if recipe.draw.sampler == "native":
+        raise ConfigError("draw.sampler native is of diffusers backbones; compact has euler and heun")
     if recipe.lora.train == "full":
         if policy_start is not None:
             raise ConfigError("lora.train must be lora where the policy starts from an adapter, got full")
         return FullPolicy(head)
-    if recipe.draw.sampler == "native":
-        raise ConfigError("draw.sampler native is of diffusers backbones; compact has euler and heun")
-    start = None if recipe.backbone.adapter is None else Path(recipe.backbone.adapter)
+    start = start_adapter(recipe.backbone)
     policy = HeadPolicy(
         head,
         rank=recipe.lora.rank,
@@ -147,11 +180,18 @@ class CompactTrainee:
         return hashes
 
     def draw_samples(self, dataset: PreferenceDataset, average: dict[str, Tensor], output: Path, done: int) -> None:
-        """Write a grid of samples; a head of which all weights move gives none."""
+        """Write a grid of samples: per photo the prior, then for each seed the reference and the averaged policy."""
         if isinstance(self.policy, HeadPolicy):
-            self.policy.save(output / "latest", tensors=average)
-            path = sample_path(output, done)
-            sample_grid(dataset, self.recipe, head_file(self.recipe.backbone), output / "latest", path)
+            draw_adapter(dataset, self.recipe, self.policy, POLICY, average, output, done)
+            return
+        head = load_head(head_file(self.recipe.backbone))
+        head.load_state_dict(self._whole_head(average))
+        trained = CompactBackbone(shared_prior(torch.float32, "cpu"), head, dtype=torch.float32)
+        compact_grid(dataset, self.recipe, trained, sample_path(output, done))
+
+    def _whole_head(self, average: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return a head's weights and buffers where all weights move."""
+        return self.policy.head.state_dict() | {name.replace("/", "."): value for name, value in average.items()}
 
     def write(self, average: dict[str, Tensor], output: Path) -> None:
         """Write the policy beside its reference, or the whole head."""
@@ -159,9 +199,7 @@ class CompactTrainee:
             self.policy.save(output / REFERENCE, REFERENCE)
             self.policy.save(output / ADAPTER, tensors=average)
             return
-        state = dict(self.policy.head.state_dict())
-        state.update({name.replace("/", "."): value for name, value in average.items()})
-        replace_tensors(output / "head.safetensors", state, head_metadata(self.policy.head))
+        replace_tensors(output / "head.safetensors", self._whole_head(average), head_metadata(self.policy.head))
 
     def result(self, output: Path) -> Path:
         """Return where the trained adapter lies, or the run's folder where all weights move."""

@@ -15,6 +15,8 @@ section = pydantic.dataclasses.dataclass(config=STRICT, frozen=True, kw_only=Tru
 
 Recipe = TypeVar("Recipe")
 
+TrackerName = Literal["tensorboard", "trackio"]
+
 
 @section
 class DataConfig:
@@ -139,6 +141,9 @@ class SftRecipe:
     log_every: int = 50
     checkpoint_every: int = 1000
     keep_checkpoints: int = 2
+    sample_every: int = 0
+    """Steps between sample grids at fixed seeds, drawn by the averaged weights; 0 means none."""
+    trackers: tuple[TrackerName, ...] = ()
     dtype: str = "auto"
     """`float32`, `bfloat16`, or `auto`: bfloat16 where the processor has it."""
 

@@ -2,10 +2,10 @@
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -83,6 +83,15 @@ class RunSettings:
             fixed=fixed or {},
             processes=processes,
         )
+
+
+class Look(NamedTuple):
+    """Something that is looked at every so many steps and after the last one: held-out photographs, samples."""
+
+    figures: Callable[[int, dict[str, Tensor]], dict[str, float]]
+    """Given the steps done and the averaged weights, returns figures for the log, or none."""
+    every: int
+    """0 is never."""
 
 
 MAY_CHANGE = (
@@ -208,14 +217,13 @@ def fit(
     step: Callable[[int], StepOutput | Iterator[StepOutput]],
     optim: OptimConfig,
     settings: RunSettings,
-    on_evaluate: Callable[[int, dict[str, Tensor]], dict[str, float]] | None = None,
-    evaluate_every: int = 0,
+    looks: Sequence[Look] = (),
 ) -> dict[str, Tensor]:
     """Train `model` in place and return the averaged weights.
 
     `step(i)` must draw its randomness from `i` alone; then a resumed run equals the unbroken one bit for bit. It may
     give its micro-batches one by one, as `accumulate` takes them.
-    `on_evaluate(steps done, averaged weights)` returns figures for the log.
+    The first process alone takes the `looks`.
     Raises ConfigError if asked to resume where there is nothing or under another recipe, or to start where a run lies,
     and FloatingPointError if the loss is not finite.
     """
@@ -284,11 +292,11 @@ def fit(
             line = {"step": done, "loss": float(loss), "grad_norm": float(norm), "lr": rate, **values}
             report(line)
             bar.set_postfix(loss=f"{line['loss']:.3f}")
-        due = on_evaluate and evaluate_every and (done % evaluate_every == 0 or done == optim.max_steps)
-        if on_evaluate and due and processes.is_main:
-            figures = on_evaluate(done, average)
-            if figures:
-                report({"step": done, **figures})
+        for look in looks if processes.is_main else ():
+            if look.every and (done % look.every == 0 or done == optim.max_steps):
+                figures = look.figures(done, average)
+                if figures:
+                    report({"step": done, **figures})
         if done % settings.checkpoint_every == 0 or done == optim.max_steps:
             save(done)
     processes.close()

@@ -26,7 +26,7 @@ from train.checkpoints import check_start, replace_tensors
 from train.compact_trainee import head_file
 from train.config import recipe_values
 from train.data import seeded_generator
-from train.engine import RunSettings, fit
+from train.engine import Look, RunSettings, fit
 from train.iqa_config import IqaRecipe
 from train.iqa_looks import FIRST_LOOK, HeldOutLook
 from train.iqa_sampling import TargetSource
@@ -145,13 +145,14 @@ def train_iqa(recipe: IqaRecipe, *, resume: bool = False) -> Path:
         recipe, output, resume=resume, values=recipe_values(recipe), fixed=fixed, processes=processes
     )
     trained = _trained(policy, terms.discriminator)
-    look = None
+    looks = []
     if recipe.evaluate_every and recipe.held_out is not None:
         look = HeldOutLook(recipe, policy, trained, dtype)
         if not resume and processes.is_main:
             first = {"step": 0, **look(0, {name: value.detach() for name, value in trained.state_dict().items()})}
             replace_text(output / FIRST_LOOK, json.dumps(first))
-    average = fit(trained, step, recipe.optim, settings, look, recipe.evaluate_every)
+        looks.append(Look(look, recipe.evaluate_every))
+    average = fit(trained, step, recipe.optim, settings, looks)
     if processes.is_main:
         weights = {
             name: value for name, value in average.items() if not name.startswith(DISCRIMINATOR.replace(".", "/"))

@@ -5,24 +5,25 @@ from pathlib import Path
 import torch
 
 from sr_core.backbones.latent import LatentBackbone
-from sr_core.images import from_uint8
 from sr_core.preference_data.dataset import PreferenceDataset
 from train.latent_policy import LatentPolicy
 from train.policy import POLICY, REFERENCE
-from train.samples import GROUPS, SEEDS, write_grid
+from train.samples import SEEDS, sampled_photos, write_grid
 
 
-def latent_grid(dataset: PreferenceDataset, backbone: LatentBackbone, policy: LatentPolicy, path: Path) -> Path:
+def latent_grid(
+    dataset: PreferenceDataset, backbone: LatentBackbone, policy: LatentPolicy, path: Path, trained: str = POLICY
+) -> Path:
     """Write a grid as `path`, a PNG, and return it; one that was there is replaced.
 
-    One row per photograph: the enlarged LQ, then for each seed the reference and the policy.
+    One row per photograph: the enlarged LQ, then for each seed the reference and the set `trained`.
     """
     rows = []
-    for index in range(min(GROUPS, len(dataset))):
-        condition = backbone.encode(from_uint8(dataset.group(index).lq))
+    for lq in sampled_photos(dataset):
+        condition = backbone.encode(lq)
         cells = [backbone.prior_image(condition).cpu()]
         for seed in SEEDS:
-            for name in (REFERENCE, POLICY):
+            for name in (REFERENCE, trained):
                 # Trained weights are float32 on a base of any precision; the VAE stays float32.
                 with (
                     torch.no_grad(),

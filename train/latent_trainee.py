@@ -168,7 +168,7 @@ class LatentTrainee:
                 "all: give its words or leave it empty"
             )
         check_weights(recipe.backbone)
-        self.recipe, self._start = recipe, policy_start
+        self.recipe, self._start, self._role = recipe, policy_start, role
         self.backbone = load_latent(recipe.backbone, dtype=dtype, device=str(processes.device))
         self.backbone.drawing = drawing_of_recipe(recipe.backbone, recipe.draw)
         tell_guidance(self.backbone, recipe.backbone.training_guidance)
@@ -226,9 +226,9 @@ class LatentTrainee:
         return hashes
 
     def draw_samples(self, dataset: PreferenceDataset, average: dict[str, Tensor], output: Path, done: int) -> None:
-        """Write a grid: per photo the enlarged LQ, then for each seed the reference and the averaged policy."""
-        with averaged(self.policy.trained(), average):
-            latent_grid(dataset, self.backbone, self.policy, sample_path(output, done))
+        """Write a grid: per photo the enlarged LQ, then for each seed the reference and the averaged weights."""
+        with averaged(self.policy.trained(self._role), average):
+            latent_grid(dataset, self.backbone, self.policy, sample_path(output, done), self._role)
 
     def write(self, average: dict[str, Tensor], output: Path) -> None:
         """Write the policy: a LoRA as a PEFT folder, a control branch as the releases do."""

@@ -21,7 +21,7 @@ from sr_core.preferences import weigh_groups
 from train.checkpoints import check_start
 from train.config import recipe_values
 from train.data import seeded_generator
-from train.engine import RunSettings, fit
+from train.engine import Look, RunSettings, fit
 from train.preference_config import PairsConfig, PreferRecipe
 from train.processes import Processes
 from train.report import write_report
@@ -227,7 +227,7 @@ def train_prefer(recipe: PreferRecipe, *, resume: bool = False, policy_start: Pa
         return {}
 
     step = step_function(recipe, PairSource(recipe, store, pairs, trainee.model), processes)
-    average = fit(trainee.trained(), step, recipe.optim, settings, draw_samples, recipe.sample_every)
+    average = fit(trainee.trained(), step, recipe.optim, settings, [Look(draw_samples, recipe.sample_every)])
     if processes.is_main:
         trainee.write(average, output)
         summary = {

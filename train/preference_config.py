@@ -3,7 +3,7 @@
 from typing import Literal, NamedTuple
 
 from sr_core.degradation_presets import PRESETS
-from train.config import OptimConfig, check_pace, section
+from train.config import OptimConfig, TrackerName, check_pace, section
 
 OBJECTIVE_NAMES = ("dpo", "hpo", "sobolev_dpo", "as_dpo", "ipo", "hinge", "kto", "simpo", "mapo", "dspo")
 
@@ -333,8 +333,8 @@ class PreferRecipe:
     checkpoint_every: int = 100
     keep_checkpoints: int = 2
     sample_every: int = 0
-    """Steps between sample grids at fixed seeds; 0 means none."""
-    trackers: tuple[Literal["tensorboard", "trackio"], ...] = ()
+    """Steps between sample grids at fixed seeds, of the adversary too; 0 means none."""
+    trackers: tuple[TrackerName, ...] = ()
     dtype: str = "auto"
     gradient_checkpointing: bool = False
     """Compute activations anew in the backward pass instead of keeping them (diffusers backbones)."""

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from accelerate import Accelerator
@@ -12,9 +12,10 @@ from accelerate.utils import DistributedType, InitProcessGroupKwargs
 from torch import Tensor, nn
 
 from sr_core.errors import ConfigError
+from train.config import TrackerName
 from train.sharding import shard_frozen
 
-TRACKERS = ("tensorboard", "trackio")
+TRACKERS: tuple[str, ...] = get_args(TrackerName)
 PATIENCE = timedelta(hours=12)
 """How long a process waits for the others, who may be caching features or merging a dataset."""
 

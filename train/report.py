@@ -1,11 +1,11 @@
-"""One page and one picture that say what a run of preference training or of online rounds did."""
+"""One page and one picture that say what a run of training or of online rounds did."""
 
 import base64
 import json
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from sr_core.errors import ConfigError
 from sr_core.files import replace_text
@@ -40,6 +40,8 @@ OBJECTIVE = "objective"
 SHOWN_GRIDS = 4
 """Sample grids in the page: the first, the last and some between them."""
 GRID_COLUMNS = ("prior", "seed 0 before", "seed 0 after", "seed 1 before", "seed 1 after")
+SFT_COLUMNS = ("prior", "seed 0", "seed 1")
+"""Supervised training has no model before it."""
 
 
 class _Run(NamedTuple):
@@ -56,6 +58,22 @@ class _Run(NamedTuple):
     grids: list[Path]
 
     @property
+    def kind(self) -> Literal["rounds", "sft", "adversary", "prefer"]:
+        """Return what made the folder; anything else is read like preference training."""
+        if self.rounds is not None:
+            return "rounds"
+        if {"head", "data"} <= self.recipe.keys() and "selector" not in self.recipe:
+            return "sft"
+        # Both have the same recipe, but preference training alone weighs pairs, before its first step.
+        return "adversary" if self.recipe.get("adversary") and self.weights is None else "prefer"
+
+    @property
+    def total_steps(self) -> int | None:
+        """Return how many steps the recipe asks for, if it is known."""
+        own = self.recipe["adversary"] if self.kind == "adversary" else self.recipe
+        return own.get("optim", {}).get("max_steps")
+
+    @property
     def steps(self) -> int:
         """Return the last logged step."""
         return max((curve.steps[-1] for curve in self.curves.values()), default=0)
@@ -70,7 +88,7 @@ def _read(folder: Path) -> _Run:
     rounds = _json(folder / "rounds.json")
     curves = read_log(folder / "log.jsonl")
     if rounds is None and not curves:
-        raise ConfigError(f"a report needs the output folder of `prefer` or `rounds`, found no log in {folder}")
+        raise ConfigError(f"a report needs the output folder of a training run or of rounds, found no log in {folder}")
     checkpoints = finished(folder / "checkpoints")
     state = _json(checkpoints[-1] / STATE) if checkpoints else None
     recipe = _json(folder / "recipe.json") or (rounds or {}).get("recipe") or {}
@@ -95,18 +113,22 @@ def _means_note(charts: Sequence[Chart]) -> str:
 def _missing(run: _Run) -> list[str]:
     """Say what the report cannot show, and what would make it."""
     said = []
-    if run.rounds is None and run.judged is None:
+    if run.kind == "prefer" and run.judged is None:
         said.append("Not judged yet: run python -m train evaluate RECIPE. What stands here is training data alone.")
+    if run.kind == "adversary" and "imitation" not in run.summary:
+        said.append("Not judged: that takes a finished run, the section held_out and a built-in baseline.")
+    if run.kind == "sft" and not (run.folder / "heldout.json").is_file():
+        said.append("No heldout.json: run python -m train evaluate RECIPE for figures of held-out photographs.")
     if run.rounds is not None and run.rounds["stopped"] is None:
         said.append("The series is not finished: run python -m train rounds RECIPE to go on.")
     if run.rounds is None:
-        total = run.recipe.get("optim", {}).get("max_steps")
+        total = run.total_steps
         if total is not None and run.steps < total:
             said.append(
                 f"The run is not finished: {run.steps} of {total} steps are logged; go on with "
-                "python -m train prefer RECIPE --resume."
+                f"python -m train {run.kind} RECIPE --resume."
             )
-        if run.weights is None:
+        if run.kind == "prefer" and run.weights is None:
             said.append("No weights.json: the histogram of pair weights is left out.")
         if not run.grids:
             said.append("No sample grids: set sample_every above 0 in the recipe.")
@@ -162,6 +184,32 @@ def _judged_table(judged: dict[str, Any]) -> str:
     return table(("figure", judged["theirs"], judged["ours"], "gain", "95 % interval", "role"), cells)
 
 
+def _imitated(run: _Run) -> str:
+    """Return whether an adversary's outputs are nearer to the baselines' than the model's."""
+    found = run.summary.get("imitation") if run.kind == "adversary" else None
+    if found is None:
+        return ""
+    said = (
+        f"Mean LPIPS to the baselines' outputs of {found['photos']} photographs that never train, "
+        f"{' and '.join(found['presets'])}, {found['seeds']} seeds each, the same for both models. Intervals are "
+        "bootstraps over photographs."
+    )
+    rows = (
+        (
+            name,
+            f"{row['sft']:.4f}",
+            f"{row['adversary']:.4f}",
+            f"{row['gain'][0]:+.4f}",
+            f"{row['gain'][1]:+.4f} to {row['gain'][2]:+.4f}",
+            "yes" if row["nearer"] else "no",
+        )
+        for name, row in found["lpips"].items()
+    )
+    notes = "".join(f"<p>{escape(line)}</p>" for line in found["notes"])
+    head = ("baseline", "SFT", "adversary", "nearer by", "95 % interval", "nearer")
+    return section("Held-out photographs", f"<p>{escape(said)}</p>", table(head, rows), notes)
+
+
 def _gates(judged: dict[str, Any]) -> str:
     """Return every requirement with its figure and whether it holds."""
     rows = (
@@ -210,14 +258,14 @@ def _shown_grids(grids: Sequence[Path]) -> list[int]:
     return sorted({round(i * last / max(1, count - 1)) for i in range(count)})
 
 
-def _samples(grids: Sequence[Path]) -> str:
-    """Return grids as embedded pictures with captions."""
-    columns = "".join(f"<span>{escape(name)}</span>" for name in GRID_COLUMNS)
+def _samples(grids: Sequence[Path], names: Sequence[str]) -> str:
+    """Return grids as embedded pictures with captions; `names` are those of their columns."""
+    columns = "".join(f"<span>{escape(name)}</span>" for name in names)
     parts = []
     for index in _shown_grids(grids):
         picture = base64.b64encode(grids[index].read_bytes()).decode()
         said = f"{grids[index].name}, grid {index + 1} of {len(grids)} in the order of training"
-        alt = f"Sample grid {index + 1}: one row per photograph; {', '.join(GRID_COLUMNS)}"
+        alt = f"Sample grid {index + 1}: one row per photograph; {', '.join(names)}"
         image = f'<img src="data:image/png;base64,{picture}" alt="{escape(alt)}">'
         grid = wide(f'<div class="grid"><div class="columns">{columns}</div>{image}</div>')
         parts.append(f'<figure class="samples">{grid}<figcaption>{escape(said)}</figcaption></figure>')
@@ -225,7 +273,8 @@ def _samples(grids: Sequence[Path]) -> str:
 
 
 def _hardware(run: _Run) -> str:
-    rows = [(name, str(value)) for name, value in run.summary.items() if name != OBJECTIVE]
+    apart = (OBJECTIVE, "imitation")
+    rows = [(name, str(value)) for name, value in run.summary.items() if name not in apart]
     times = (("elapsed_s", "training, wall time"), ("cpu_s", "training, processor time"))
     rows += [(label, duration_text(run.state[name])) for name, label in times if name in run.state]
     return table(("what", "value"), rows, numbers=False) if rows else ""
@@ -239,8 +288,12 @@ def _settings(run: _Run) -> str:
 
 
 def _title(run: _Run) -> str:
-    objective = run.recipe.get("objective", {}).get("name", "training")
+    if run.kind == "sft":
+        return "Supervised training of compact's head"
     backbone = run.recipe.get("backbone", {}).get("name", "a head")
+    if run.kind == "adversary":
+        return f"Adversary on {backbone}"
+    objective = run.recipe.get("objective", {}).get("name", "training")
     kind = "Online rounds of " if run.rounds is not None else ""
     return f"{kind}{objective} on {backbone}"
 
@@ -262,9 +315,10 @@ def _page(run: _Run, charts: dict[str, list[Chart]], title: str) -> str:
             _rounds_table(rounds),
         ),
         _judged(run.judged, charts["judged"]),
+        _imitated(run),
         section("Training", _means_note(charts["log"]), figure_places(charts["log"])),
         section("Pair weights", figure_places(charts["weights"])),
-        section("Samples at fixed seeds", _samples(run.grids)),
+        section("Samples at fixed seeds", _samples(run.grids, SFT_COLUMNS if run.kind == "sft" else GRID_COLUMNS)),
         section("Logged figures", _numbers(run.curves)),
         section("Hardware and time", _hardware(run)),
         section("Recipe", _settings(run) if run.recipe else ""),
@@ -298,7 +352,7 @@ script-src 'unsafe-inline'; img-src data: blob:">
 
 
 def write_report(run: Path) -> Path:
-    """Write `report.html` and `report.png` into a run of `prefer` or `rounds` and return the page.
+    """Write `report.html` and `report.png` into a run of `sft`, `adversary`, `prefer` or `rounds` and return the page.
 
     The page holds everything that it shows: it needs no network and no other file. What the run has not made yet, such
     as held-out figures, is said. Raises ConfigError if the folder holds neither a log nor rounds.

@@ -1,23 +1,20 @@
-"""Sample grids at fixed seeds: what an adapter does to the same photographs and seeds as the model before it."""
+"""Sample grids at fixed seeds: what training makes of the same photographs and seeds, beside the model before it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from PIL import Image as PillowImage
 from torch import Tensor
 
-from sr_core.backbones.compact import load_compact
+from sr_core.backbones.compact import CompactBackbone, CompactCondition
+from sr_core.backbones.flow_head import LATENT_CHANNELS
 from sr_core.files import replacing
 from sr_core.images import from_uint8, to_uint8
 from sr_core.noise import block_noise
 from sr_core.preference_data.dataset import PreferenceDataset
-from sr_core.samplers import SAMPLERS, integrate
-from sr_core.schedules import SCHEDULES
-
-if TYPE_CHECKING:
-    from train.preference_config import PreferRecipe
+from sr_core.samplers import Step, integrate
+from sr_core.tensors import Enlarged, Image
 
 SEEDS = (0, 1)
 GROUPS = 3
@@ -26,6 +23,11 @@ GROUPS = 3
 def sample_path(output: Path, done: int) -> Path:
     """Return where the grid of a run lies after so many steps."""
     return output / "samples" / f"grid_{done:08d}.png"
+
+
+def sampled_photos(dataset: PreferenceDataset) -> list[Image]:
+    """Return the LQ photographs of a dataset that grids show."""
+    return [from_uint8(dataset.group(index).lq) for index in range(min(GROUPS, len(dataset)))]
 
 
 def write_grid(rows: Sequence[Tensor], path: Path) -> Path:
@@ -38,30 +40,29 @@ def write_grid(rows: Sequence[Tensor], path: Path) -> Path:
     return path
 
 
-def sample_grid(dataset: PreferenceDataset, recipe: "PreferRecipe", head: Path, adapter: Path, path: Path) -> Path:
+def draw_seed(
+    model: CompactBackbone, condition: CompactCondition, seed: int, *, step: Step, sigmas: Tensor
+) -> Enlarged:
+    """Return what one seed gives of a photo, clamped to [0, 1]."""
+    height, width = condition.latent_size
+    noise = block_noise(seed, LATENT_CHANNELS, 0, 0, height, width).to(model.device)
+    latent = integrate(step, lambda x, sigma: model.velocity(x, sigma, condition), noise, sigmas)
+    return model.decode(latent, condition).clamp(0, 1)
+
+
+def sample_grid(
+    photos: Iterable[Image], models: Sequence[CompactBackbone], path: Path, *, step: Step, sigmas: Tensor
+) -> Path:
     """Write a grid as `path`, a PNG, and return it; one that was there is replaced.
 
-    One row per photograph: prior, then for each seed the model before training and the adapter.
+    One row per photograph: prior, then for each seed what every model draws; the models share their prior.
     """
-    draw = recipe.draw
-    start = None if recipe.backbone.adapter is None else Path(recipe.backbone.adapter)
-    models = [load_compact(dtype=torch.float32, head=head, adapter=path) for path in (start, adapter)]
-    step, sigmas = SAMPLERS[draw.sampler], SCHEDULES[draw.schedule](draw.num_steps)
     rows = []
-    for index in range(min(GROUPS, len(dataset))):
-        lq = from_uint8(dataset.group(index).lq)
+    for lq in photos:
         conditions = [model.encode(lq) for model in models]
         cells = [models[0].prior_image(conditions[0])]
         for seed in SEEDS:
-            noise = block_noise(seed, *_at_origin(models[0].latent_shape(lq)))
-            for model, condition in zip(models, conditions, strict=True):
-                latent = integrate(step, lambda x, s, m=model, c=condition: m.velocity(x, s, c), noise, sigmas)
-                cells.append(model.decode(latent, condition).clamp(0, 1))
-        rows.append(torch.cat(cells, -1))
+            drawn = zip(models, conditions, strict=True)
+            cells += [draw_seed(model, condition, seed, step=step, sigmas=sigmas) for model, condition in drawn]
+        rows.append(torch.cat(cells, -1).cpu())
     return write_grid(rows, path)
-
-
-def _at_origin(shape: tuple[int, int, int]) -> tuple[int, int, int, int, int]:
-    """Return the arguments of block noise for a whole latent: channels, row, column, height, width."""
-    channels, height, width = shape
-    return channels, 0, 0, height, width

@@ -2,33 +2,32 @@
 
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, mse_loss, pad
 
-from sr_core.backbones.compact import CompactBackbone, head_metadata
+from sr_core.backbones.compact import CompactBackbone, head_metadata, shared_prior
 from sr_core.backbones.flow_head import FlowHead, contrast_features, unshuffle_planes
-from sr_core.backbones.prior import load_prior
 from sr_core.degradations import degrade
 from sr_core.files import replace_text
-from sr_core.images import read_image
-from sr_core.noise import block_noise
+from sr_core.images import from_uint8, read_image
 from sr_core.precision import resolve_dtype
 from sr_core.restorer import RestoreRequest
 from sr_core.rewards.lpips import lpips
 from sr_core.rewards.offline import load_lpips_layers
-from sr_core.samplers import SAMPLERS, integrate
+from sr_core.samplers import SAMPLERS, Step
 from sr_core.schedules import SCHEDULES
 from sr_core.spectra import log_spectral_distance
 from sr_core.tensors import Image
 from train.checkpoints import check_start, replace_tensors
 from train.config import SftRecipe, ValidationConfig, recipe_values
 from train.data import Batch, CachedCrops, cached_crops, find_photos, head_batch, seeded_generator
-from train.engine import RunSettings, fit
+from train.engine import Look, RunSettings, fit
 from train.processes import Processes
+from train.report import write_report
+from train.samples import GROUPS, draw_seed, sample_grid, sample_path
 from train.steps import BatchPart, PerceptualTerm, StepOutput, sft_step
 
 FIT_WINDOWS = 2048
@@ -83,8 +82,7 @@ def make_batch(head: FlowHead, crops: CachedCrops, recipe: SftRecipe, index: int
 class Validation:
     """Held-out photographs, degraded once, restored with one seed each."""
 
-    def __init__(self, config: ValidationConfig, dtype: torch.dtype, device: str) -> None:
-        self.dtype, self.device = dtype, device
+    def __init__(self, config: ValidationConfig) -> None:
         self.pairs: list[tuple[str, Image, Image]] = []
         photos = find_photos([Path(config.photos)])
         for path in photos[: config.limit or None]:
@@ -95,18 +93,14 @@ class Validation:
                 generator = seeded_generator("validation", path.name, preset)
                 self.pairs.append((preset, hq, degrade(hq, preset, generator=generator)))
 
-    def __call__(self, head: FlowHead) -> dict[str, float]:
+    def __call__(self, backbone: CompactBackbone) -> dict[str, float]:
         """Return PSNR (dB, RGB) and log-spectral distance (dB) of prior and head, one value a preset."""
-        backbone = CompactBackbone(load_prior(), head, dtype=self.dtype, device=self.device)
-        drawing = RestoreRequest().drawing(backbone)
-        step, sigmas = SAMPLERS[drawing.sampler], SCHEDULES[drawing.schedule](drawing.num_steps)
+        step, sigmas = _own_drawing(backbone)
         figures: dict[str, list[float]] = {}
         for preset, hq, lq in self.pairs:
             condition = backbone.encode(lq)
-            channels, height, width = backbone.latent_shape(lq)
-            noise = block_noise(0, channels, 0, 0, height, width).to(backbone.device)
-            latent = integrate(step, lambda x, s, c=condition: backbone.velocity(x, s, c), noise, sigmas)
-            outputs = {"prior": condition.prior.clamp(0, 1), "head": backbone.decode(latent, condition).clamp(0, 1)}
+            drawn = draw_seed(backbone, condition, 0, step=step, sigmas=sigmas)
+            outputs = {"prior": backbone.prior_image(condition), "head": drawn}
             for name, image in outputs.items():
                 image = image.cpu()
                 psnr = -10 * torch.log10(mse_loss(image, hq))
@@ -115,19 +109,32 @@ class Validation:
         return {name: sum(values) / len(values) for name, values in figures.items()}
 
 
-def _evaluator(
-    recipe: SftRecipe, dtype: torch.dtype, device: str
-) -> Callable[[int, dict[str, Tensor]], dict[str, float]] | None:
-    if recipe.validation is None:
-        return None
-    validation = Validation(recipe.validation, dtype, device)
+def _own_drawing(backbone: CompactBackbone) -> tuple[Step, Tensor]:
+    """Return sampler and noise levels of the backbone's own setting."""
+    drawing = RestoreRequest().drawing(backbone)
+    return SAMPLERS[drawing.sampler], SCHEDULES[drawing.schedule](drawing.num_steps)
 
-    def evaluate(done: int, average: dict[str, Tensor]) -> dict[str, float]:  # noqa: ARG001
+
+def _looks(recipe: SftRecipe, crops: CachedCrops, dtype: torch.dtype, device: str) -> list[Look]:
+    """Return what is looked at during training: held-out photographs, and samples of the first crops."""
+
+    def backbone(average: dict[str, Tensor]) -> CompactBackbone:
         head = FlowHead(recipe.head.widths, recipe.head.num_blocks)
         head.load_state_dict(average)
-        return validation(head)
+        return CompactBackbone(shared_prior(dtype, device), head, dtype=dtype, device=device)
 
-    return evaluate
+    def draw_samples(done: int, average: dict[str, Tensor]) -> dict[str, float]:
+        model = backbone(average)
+        step, sigmas = _own_drawing(model)
+        photos = [from_uint8(crops.lq[index]) for index in range(min(GROUPS, len(crops)))]
+        sample_grid(photos, (model,), sample_path(Path(recipe.output), done), step=step, sigmas=sigmas)
+        return {}
+
+    looks = [Look(draw_samples, recipe.sample_every)]
+    if recipe.validation is not None:
+        validation = Validation(recipe.validation)
+        looks.append(Look(lambda _, average: validation(backbone(average)), recipe.validation.every_steps))
+    return looks
 
 
 def _perceptual_term(recipe: SftRecipe, device: str) -> PerceptualTerm | None:
@@ -144,12 +151,12 @@ def train_sft(recipe: SftRecipe, *, resume: bool = False) -> Path:
     """Run the recipe and return the path of the final weights.
 
     Several processes share each batch; the first fills the cache, validates and writes. Writes checkpoints,
-    `log.jsonl`, `recipe.json`, `summary.json` and `head.safetensors` into the recipe's output.
+    `log.jsonl`, `recipe.json`, `summary.json`, `head.safetensors`, samples and a report into the recipe's output.
     Raises ConfigError if a resumed run would change, or the batch does not divide by the processes.
     """
     output = Path(recipe.output)
     check_start(output, resume=resume)
-    processes = Processes(folder=output)
+    processes = Processes(recipe.trackers, output)
     device = processes.device
     part = BatchPart(recipe.optim.batch_size, processes.share(recipe.optim.batch_size))
     dtype = resolve_dtype(recipe.dtype, device.type)
@@ -178,9 +185,8 @@ def train_sft(recipe: SftRecipe, *, resume: bool = False) -> Path:
             return sft_step(head, batch, recipe.optim.pure_noise_share, generator, own_term, part)
 
     settings = RunSettings.of(recipe, output, resume=resume, values=recipe_values(recipe), processes=processes)
-    every = recipe.validation.every_steps if recipe.validation else 0
-    evaluator = _evaluator(recipe, dtype, str(device)) if processes.is_main else None
-    average = fit(head, step, recipe.optim, settings, evaluator, every)
+    looks = _looks(recipe, crops, dtype, str(device)) if processes.is_main else []
+    average = fit(head, step, recipe.optim, settings, looks)
     final = output / "head.safetensors"
     if processes.is_main:
         replace_tensors(final, average, head_metadata(head))
@@ -193,5 +199,6 @@ def train_sft(recipe: SftRecipe, *, resume: bool = False) -> Path:
             "processes": processes.count,
         }
         replace_text(output / "summary.json", json.dumps(summary, indent=1))
+        write_report(output)
     processes.wait()
     return final

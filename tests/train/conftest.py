@@ -4,8 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from sr_core.backbones.compact import head_metadata
@@ -16,6 +18,14 @@ from train.data import cached_crops, find_photos, pack
 from train.preference_config import CurateRecipe
 
 SEED = 11
+
+
+def columns_of(grid: Path, count: int) -> list[np.ndarray]:
+    """Return the columns of a sample grid."""
+    with Image.open(grid) as picture:
+        return np.split(np.asarray(picture), count, axis=1)
+
+
 PRESETS = {"bicubic": 0.5, "real-esrgan": 0.5}
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from sr_core.errors import ConfigError
 from train.config import OptimConfig
-from train.engine import RunSettings, accumulate, ema_rate_at, fit, learning_rate_at, move_average
+from train.engine import Look, RunSettings, accumulate, ema_rate_at, fit, learning_rate_at, move_average
 from train.steps import StepOutput
 
 
@@ -204,7 +204,7 @@ def test_evaluation_sees_the_average_at_its_interval_and_at_the_end(tmp_path: Pa
         seen.append(float(average["weight"]))
         return {"figure": seen[-1]}
 
-    average = fit(model, model.step, optim(), settings(tmp_path), evaluate, 5)
+    average = fit(model, model.step, optim(), settings(tmp_path), [Look(evaluate, 5), Look(evaluate, 0)])
     figures = {line["step"]: line["figure"] for line in log_of(tmp_path) if "figure" in line}
     assert list(figures) == steps == [5, 10, 12]
     assert figures[12] == float(average["weight"])

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -20,7 +21,7 @@ from sr_core.preference_data.dataset import open_dataset
 from sr_core.preference_data.export import export_runs
 from sr_core.preference_data.pairing import PairSettings, mean_spread_in_view, pairable
 from tests.explorer_run import write_run
-from tests.train.conftest import SEED, Values
+from tests.train.conftest import SEED, Values, columns_of
 from tests.train.killing import KILLED_STEPS, environment, kill_and_resume, write_recipe
 from train.checkpoints import latest_checkpoint, step_folder
 from train.config import parse_recipe
@@ -257,11 +258,11 @@ def test_samples_are_named_by_their_step_and_a_resumed_run_replaces_its_own(
 ) -> None:
     written: list[tuple[str, bytes]] = []
 
-    def grid(_dataset: object, _recipe: object, _head: Path, adapter: Path, path: Path) -> Path:
-        written.append((path.name, (adapter / "adapter_model.safetensors").read_bytes()))
+    def grid(_dataset: object, _recipe: object, _trained: object, path: Path) -> Path:
+        written.append((path.name, (tmp_path / "latest" / "adapter_model.safetensors").read_bytes()))
         return path
 
-    monkeypatch.setattr(train.compact_trainee, "sample_grid", grid)
+    monkeypatch.setattr(train.compact_trainee, "compact_grid", grid)
     values = recipe_values_of(tmp_path, sample_every=2, checkpoint_every=3, optim={"max_steps": 6, "decay_steps": 0})
     run(values)
     unbroken = list(written)
@@ -288,11 +289,14 @@ def test_every_objective_trains_an_adapter_and_leaves_its_reference_alone(
 def test_all_weights_can_be_trained_against_a_frozen_copy(
     recipe_values_of: Callable[..., Values], tiny_head: Path, tmp_path: Path
 ) -> None:
-    run(recipe_values_of(tmp_path, lora={"train": "full"}, optim={"max_steps": 3, "decay_steps": 0}))
+    changes: Values = {"lora": {"train": "full"}, "optim": {"max_steps": 3, "decay_steps": 0}, "sample_every": 3}
+    run(recipe_values_of(tmp_path, **changes))
     trained, before = load_file(tmp_path / "head.safetensors"), load_file(tiny_head)
     assert trained.keys() == before.keys()
     assert any(not torch.equal(trained[name], before[name]) for name in before)
     assert torch.equal(trained["gain_coefficients"], before["gain_coefficients"])
+    _, reference, policy, *_ = columns_of(tmp_path / "samples" / "grid_00000003.png", 5)
+    assert not np.array_equal(reference, policy)
 
 
 def test_pairs_are_those_of_the_weights_that_the_recipe_asks_for(curated: Path) -> None:

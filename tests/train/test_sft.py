@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -15,8 +16,9 @@ import train.sft
 from sr_core.backbones.compact import load_head, residual_latent
 from sr_core.backbones.flow_head import FlowHead
 from sr_core.errors import ConfigError
-from tests.train.conftest import Values
+from tests.train.conftest import Values, columns_of
 from tests.train.killing import KILLED_STEPS, kill_and_resume, write_recipe
+from tests.train.test_report import Reader
 from train.config import SftRecipe
 from train.data import CachedCrops, head_batch, seeded_generator
 from train.sft import fit_scales, make_batch, train_sft
@@ -124,6 +126,45 @@ def test_a_run_leaves_weights_recipe_summary_and_learns(recipe_of: RecipeOf, tmp
     assert summary["crops"] == 2
     losses = [line["loss"] for line in log_of(tmp_path / "run")]
     assert sum(losses[-20:]) < sum(losses[:20])
+
+
+@pytest.mark.usefixtures("few_windows")
+def test_samples_trackers_and_the_report_leave_the_weights_alone(recipe_of: RecipeOf, tmp_path: Path) -> None:
+    plain = train_sft(recipe_of(output=str(tmp_path / "plain"), optim={"max_steps": 5}))
+    watched = tmp_path / "watched"
+    watching = {"sample_every": 3, "trackers": ["tensorboard"]}
+    weights, other = (
+        load_file(plain),
+        load_file(train_sft(recipe_of(output=str(watched), optim={"max_steps": 5}, **watching))),
+    )
+    assert all(torch.equal(other[name], weights[name]) for name in weights)
+    assert log_of(watched) == log_of(tmp_path / "plain")
+    assert list(watched.rglob("events.out.tfevents.*"))
+    early, late = (watched / "samples" / f"grid_0000000{step}.png" for step in (3, 5))
+    prior, first, second = columns_of(late, 3)
+    assert prior.shape == (2 * 256, 256, 3)
+    assert not np.array_equal(first, second)
+    assert np.array_equal(columns_of(early, 3)[0], prior)
+    assert not np.array_equal(columns_of(early, 3)[1], first)
+    page = Reader(watched / "report.html")
+    assert "Supervised training of compact's head" in page.words
+    assert "seed 1" in page.words
+    assert f"{log_of(watched)[-1]['loss']:.4g}" in page.words
+    assert "weights.json" not in page.text
+    assert (watched / "report.png").is_file()
+    assert "sample_every above 0" in Reader(tmp_path / "plain" / "report.html").text
+
+
+@pytest.mark.usefixtures("few_windows")
+def test_a_run_from_before_samples_and_trackers_goes_on(recipe_of: RecipeOf, tmp_path: Path) -> None:
+    train_sft(recipe_of(optim={"max_steps": 5}))
+    state = tmp_path / "run" / "checkpoints" / "step_00000005" / "state.json"
+    content = json.loads(state.read_text(encoding="utf-8"))
+    for name in ("sample_every", "trackers"):
+        del content["recipe"][name]
+    state.write_text(json.dumps(content), encoding="utf-8")
+    train_sft(recipe_of(optim={"max_steps": 6}, trackers=["tensorboard"]), resume=True)
+    assert log_of(tmp_path / "run")[-1]["step"] == 6
 
 
 def test_a_run_that_cannot_start_says_so_before_any_work(recipe_of: RecipeOf, tmp_path: Path) -> None:
