@@ -80,15 +80,29 @@ def curate(recipe: RecipePath, overrides: Overrides = None) -> None:
 
 
 @app.command()
-def adversary(recipe: RecipePath, overrides: Overrides = None, resume: Resume = False) -> None:
+def adversary(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    resume: Resume = False,
+    ranks: Annotated[
+        tuple[int, int, int] | None, typer.Option(help="Train one for each of three ranks, and compare them.")
+    ] = None,
+) -> None:
     """Train the adversary of a recipe's section `adversary` on the failures of baseline restorers."""
     from train.config import load_recipe
     from train.preference_config import PreferRecipe
 
     loaded = load_recipe(PreferRecipe, recipe, tuple(overrides or ()))
-    from train.adversary import train_adversary
+    if ranks is not None and resume:
+        raise ConfigError("--ranks goes on by itself; leave --resume out")
+    from train.adversary import judged_text, rank_sweep, sweep_text, train_adversary
 
-    typer.echo(train_adversary(loaded, resume=resume))
+    if ranks is not None:
+        typer.echo(sweep_text(loaded, rank_sweep(loaded, ranks)))
+        return
+    folder = train_adversary(loaded, resume=resume)
+    typer.echo(judged_text(loaded))
+    typer.echo(folder)
 
 
 @app.command()
@@ -352,7 +366,9 @@ def held_out(
 
 
 @app.command()
-def report(run: Annotated[Path, typer.Argument(help="Output folder of `prefer` or `rounds`.")]) -> None:
+def report(
+    run: Annotated[Path, typer.Argument(help="Folder of `sft`, `adversary`, `prefer` or `rounds`.")],
+) -> None:
     """Write a run's report as one HTML page and its figures as PNG."""
     from train.report import write_report
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from sr_core.backbones.compact import load_head
 from sr_core.errors import ConfigError
@@ -16,14 +17,15 @@ from sr_core.precision import resolve_dtype
 from sr_core.preference_data.dataset import PreferenceDataset, open_dataset
 from train.baselines import BUILT_IN, FailureSource
 from train.checkpoints import check_start, finished
-from train.compact_trainee import CompactModel, head_file
+from train.compact_trainee import CompactModel, draw_adapter, head_file
 from train.config import parse_recipe, recipe_values
 from train.data import seeded_generator
-from train.engine import RunSettings, fit
-from train.imitation import MEAN, PHOTOS, imitation, judged_photos
+from train.engine import Look, RunSettings, fit
+from train.imitation import MEAN, PHOTOS, gain_text, imitation, imitation_text, judged_photos, unjudged_note
 from train.policy import ADVERSARY, HeadPolicy, TrainedTensors
 from train.preference_config import AdversaryConfig, PreferRecipe
 from train.processes import Processes
+from train.report import write_report
 from train.steps import StepOutput, clean_step, sft_sigmas
 from train.store import group_store
 from train.trainees import ADAPTER, check_backbone
@@ -101,6 +103,8 @@ class _Learner:
     trained: TrainedTensors
     step: Callable[[int], StepOutput | Iterator[StepOutput]]
     save: Callable[..., Path]
+    draw: Callable[[dict[str, Tensor], Path, int], None]
+    """Writes a grid of what averaged weights draw into a run's folder, named by the steps that are done."""
     reference: str
     """SHA-256 of what it started from."""
     cache_s: float
@@ -126,6 +130,7 @@ def _learner(recipe: PreferRecipe, processes: Processes, dataset: PreferenceData
         trained=policy.trained(ADVERSARY),
         step=step_function(recipe, source, processes),
         save=policy.save,
+        draw=lambda average, output, done: draw_adapter(dataset, recipe, policy, ADVERSARY, average, output, done),
         reference=policy.reference_hash(),
         cache_s=cache_s,
     )
@@ -150,6 +155,7 @@ def _latent_learner(
         trained=trained,
         step=imitation_steps(recipe, config, source, processes),
         save=trainee.policy.save,
+        draw=lambda average, output, done: trainee.draw_samples(dataset, average, output, done),
         reference=trainee.fixed()["reference"],
         cache_s=cache_s,
     )
@@ -158,8 +164,8 @@ def _latent_learner(
 def train_adversary(recipe: PreferRecipe, *, resume: bool = False) -> Path:
     """Train the recipe's adversary and return its PEFT folder.
 
-    Writes checkpoints, `log.jsonl`, `recipe.json`, `adapter/` and `summary.json` into `adversary.output`; the summary
-    holds `imitation` where the recipe has `held_out` and a built-in baseline.
+    Writes checkpoints, `log.jsonl`, `recipe.json`, `adapter/`, `summary.json`, samples and a report into
+    `adversary.output`; the summary holds `imitation` where the recipe has `held_out` and a built-in baseline.
     Raises ConfigError if the dataset is not finished, a baseline does not fit it, or a resumed run would change.
     """
     config = _section(recipe)
@@ -187,23 +193,37 @@ def train_adversary(recipe: PreferRecipe, *, resume: bool = False) -> Path:
         processes=processes,
     )
     trained = learner.trained
-    average = fit(trained, learner.step, config.optim, settings)
+
+    def draw_samples(done: int, average: dict[str, Tensor]) -> dict[str, float]:
+        learner.draw(average, output, done)
+        return {}
+
+    average = fit(trained, learner.step, config.optim, settings, [Look(draw_samples, recipe.sample_every)])
     if processes.is_main:
         learner.save(output / ADAPTER, ADVERSARY, tensors=average)
         summary |= {"parameters": sum(p.numel() for p in trained.parameters()), "groups": len(dataset)}
         if _is_judged(recipe):
             summary["imitation"] = imitation(recipe, output / ADAPTER, device=str(device))
         replace_text(output / SUMMARY, json.dumps(summary, indent=1))
+        write_report(output)
     processes.wait()
     return output / ADAPTER
+
+
+def judged_text(recipe: PreferRecipe) -> str:
+    """Return what the trained adversary's summary says about held-out photographs, or why it says nothing."""
+    config = _section(recipe)
+    summary = json.loads((Path(config.output) / SUMMARY).read_text(encoding="utf-8"))
+    if "imitation" in summary:
+        return imitation_text(summary["imitation"])
+    return "Not judged: that takes the section held_out and a built-in baseline."
 
 
 def rank_sweep(recipe: PreferRecipe, ranks: Sequence[int] = (4, 8, 16)) -> dict[int, dict[str, Any]]:
     """Train one adversary per rank, alpha equal to it, and return how near each comes to the baselines.
 
     The run of rank r lies beside the recipe's as `OUTPUT_rank<r>`; one that is finished is read, one that was killed
-    goes on. `python -m train adversary RECIPE adversary.rank=4 adversary.alpha=4 adversary.output=OUTPUT_rank4` makes
-    one of them. Raises ConfigError if the recipe has no section `held_out` or no built-in baseline.
+    goes on. Raises ConfigError if the recipe has no section `held_out` or no built-in baseline.
     """
     config = _section(recipe)
     if not _is_judged(recipe):
@@ -219,3 +239,14 @@ def rank_sweep(recipe: PreferRecipe, ranks: Sequence[int] = (4, 8, 16)) -> dict[
         summary = json.loads((output / SUMMARY).read_text(encoding="utf-8"))
         found[rank] = {"parameters": summary["parameters"], **summary["imitation"]["lpips"][MEAN]}
     return found
+
+
+def sweep_text(recipe: PreferRecipe, found: dict[int, dict[str, Any]]) -> str:
+    """Return what `rank_sweep` found as a table, and what it does not say."""
+    rows = [
+        f"{rank:>4} {row['parameters']:>10} {row['sft']:>9.4f} {row['adversary']:>9.4f} {gain_text(row)}"
+        for rank, row in found.items()
+    ]
+    head = f"{'rank':>4} {'parameters':>10} {'SFT':>9} {'adversary':>9} nearer by (95 % interval)"
+    title = "LPIPS to the built-in baselines' outputs of held-out photographs, mean over baselines"
+    return "\n".join((title, head, *rows, *unjudged_note(_section(recipe).baselines)))

@@ -103,6 +103,29 @@ def _compared(values: Sequence[Distances]) -> dict[str, dict[str, Any]]:
     return compared
 
 
+def gain_text(row: dict[str, Any]) -> str:
+    """Return how much nearer the adversary is, with its interval and whether that lies above 0."""
+    mean, low, high = row["gain"]
+    return f"{mean:+.4f} ({low:+.4f} to {high:+.4f}){'' if row['nearer'] else ', not distinguishable or farther'}"
+
+
+def unjudged_note(baselines: Sequence[str]) -> list[str]:
+    """Return a line that names the baselines that are trained on and not judged: folders hold no held-out outputs."""
+    folders = [name for name in baselines if name not in BUILT_IN]
+    return [f"Not judged, as folders hold no outputs of held-out photographs: {', '.join(folders)}"] if folders else []
+
+
+def imitation_text(content: dict[str, Any]) -> str:
+    """Return what `imitation` found as a table, and what it does not say."""
+    rows = [
+        f"{name:<15} {row['sft']:>9.4f} {row['adversary']:>9.4f} {gain_text(row)}"
+        for name, row in content["lpips"].items()
+    ]
+    head = f"{'baseline':<15} {'SFT':>9} {'adversary':>9} nearer by (95 % interval)"
+    title = f"LPIPS to baselines' outputs of {content['photos']} held-out photographs, {content['seeds']} seeds each"
+    return "\n".join((title, head, *rows, *content["notes"]))
+
+
 def imitation(
     recipe: PreferRecipe, adapter: Path, *, device: str = "cpu", photos: int = PHOTOS, seeds: int = SEEDS
 ) -> dict[str, Any]:
@@ -110,12 +133,12 @@ def imitation(
 
     Photographs are the recipe's `held_out`, their middle 256 px, one preset each in turn; both models draw the same
     `seeds` seeds and the baselines another one. `gain` is the model's distance minus the adversary's: mean and 95 %
-    bootstrap interval over photographs; `nearer` says that the interval lies above 0.
+    bootstrap interval over photographs; `nearer` says that the interval lies above 0. `notes` names what is not judged.
     Raises ConfigError if the recipe has no section `held_out` or no built-in baseline.
     """
     held_out, config = recipe.held_out, recipe.adversary
     names = [] if config is None else [name for name in config.baselines if name in BUILT_IN]
-    if held_out is None or not names:
+    if held_out is None or config is None or not names:
         raise ConfigError(f"the recipe must have held_out and at least one baseline of {', '.join(BUILT_IN)}")
     if not 1 <= seeds <= MAX_CANDIDATES:
         raise ConfigError(f"seeds must number 1 to {MAX_CANDIDATES}, got {seeds}")
@@ -132,5 +155,6 @@ def imitation(
             values[f"{path.name}/{preset}"] = _distances(outputs, own, imitated, layers)
     return {
         "photos": len(values), "seeds": seeds, "first_seed": held_out.seed, "presets": list(held_out.presets),
+        "notes": unjudged_note(config.baselines),
         "lpips": _compared(list(values.values())), "values": values,
     }  # fmt: skip
