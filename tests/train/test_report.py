@@ -1,6 +1,11 @@
 import json
 import math
+import os
 import shutil
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -181,7 +186,7 @@ def test_rounds_are_reported_with_the_reason_for_stopping(tmp_path: Path) -> Non
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="output folder of `prefer` or `rounds`"):
+    with pytest.raises(ConfigError, match="output folder of a training run or of rounds"):
         write_report(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -228,6 +233,38 @@ def test_a_tracker_without_its_package_says_what_to_install(
     monkeypatch.setattr(train.processes, "find_spec", lambda _: None)
     with pytest.raises(ConfigError, match=f"pip install {name}"):
         Processes([name], tmp_path)
+
+
+TRACKED = """
+import sys
+from pathlib import Path
+from train.processes import Processes
+
+def no_network(event, arguments):
+    if event in ("socket.connect", "socket.getaddrinfo"):
+        raise OSError("the network was asked for")
+
+sys.addaudithook(no_network)
+processes = Processes(["trackio"], Path(sys.argv[1]))
+processes.track("run", {"seed": 3, "section": {"left": "out"}})
+for step in (1, 2):
+    processes.log({"loss": 1 / step, "rewards/margins": 0.5}, step)
+processes.close()
+"""
+
+
+def test_trackio_keeps_every_figure_in_its_own_folder_without_a_network(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", TRACKED, str(tmp_path / "run")],
+        env={**os.environ, "TRACKIO_DIR": str(tmp_path / "trackio"), "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "the network was asked for" not in done.stdout + done.stderr
+    with closing(sqlite3.connect(tmp_path / "trackio" / "run.db")) as database:
+        rows = database.execute("SELECT step, metrics FROM metrics ORDER BY step").fetchall()
+    expected = {1: {"loss": 1.0, "rewards/margins": 0.5}, 2: {"loss": 0.5, "rewards/margins": 0.5}}
+    assert {step: json.loads(metrics) for step, metrics in rows} == expected
 
 
 def test_an_unknown_tracker_is_refused(tmp_path: Path) -> None:
