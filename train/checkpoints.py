@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or absent: written aside, synced, renamed, marked, and only then pruned."""
+"""Checkpoints that are whole or absent: written aside, read back, renamed, marked, and only then pruned."""
 
 import json
 import os
@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from sr_core.errors import ConfigError
+from sr_core.errors import ConfigError, WeightsError
 from sr_core.files import replace_text, replacing
 
 MARKER = "_SUCCESS"
@@ -51,21 +53,62 @@ def finished(folder: Path) -> list[Path]:
     return sorted(path.parent for path in folder.glob(f"step_*/{MARKER}"))
 
 
+def _state_text(checkpoint: Checkpoint) -> str:
+    return json.dumps(checkpoint.state, indent=1)
+
+
+def _same_bits(ours: Tensor, theirs: Tensor) -> bool:
+    """Return whether two tensors agree bit for bit, so that a NaN equals itself."""
+    if (ours.dtype, ours.shape) != (theirs.dtype, theirs.shape):
+        return False
+    return torch.equal(*(x.detach().cpu().contiguous().reshape(-1).view(torch.uint8) for x in (ours, theirs)))
+
+
+def _holds(file: Path, tensors: Mapping[str, Tensor]) -> bool:
+    """Return whether a file on disk holds these tensors to the last bit, one in memory at a time."""
+    try:
+        with safe_open(file, framework="pt") as found:
+            return set(found.keys()) == set(tensors) and all(
+                _same_bits(found.get_tensor(name), value) for name, value in tensors.items()
+            )
+    except (OSError, SafetensorError):
+        return False
+
+
+def check_written(folder: Path, checkpoint: Checkpoint) -> None:
+    """Raise WeightsError if the files in `folder` are not what was to be written."""
+    differing = [
+        f"{name}.safetensors"
+        for name, tensors in checkpoint.tensors.items()
+        if not _holds(folder / f"{name}.safetensors", tensors)
+    ]
+    if (folder / STATE).read_bytes() != _state_text(checkpoint).encode():
+        differing.append(STATE)
+    if differing:
+        raise WeightsError(
+            f"a checkpoint must read back as it was written, {folder} has another {', '.join(differing)}; "
+            "the earlier checkpoints are untouched: see to the disk, then go on with --resume"
+        )
+
+
 def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint, *, keep: int) -> Path:
-    """Write a checkpoint, mark it, read it back, then delete all but the newest `keep`."""
+    """Write a checkpoint aside, read it back, mark it, then delete all but the newest `keep`.
+
+    Raises WeightsError if what was read differs from what was written; the earlier checkpoints then all stay.
+    """
     final, partial = step_folder(folder, step), folder / f".partial_{step:08d}"
-    for leftover in (partial, final):
-        shutil.rmtree(leftover, ignore_errors=True)
+    shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     for name, tensors in checkpoint.tensors.items():
         replace_tensors(partial / f"{name}.safetensors", tensors)
-    replace_text(partial / STATE, json.dumps(checkpoint.state, indent=1))
+    replace_text(partial / STATE, _state_text(checkpoint))
     sync(partial)
+    check_written(partial, checkpoint)
+    shutil.rmtree(final, ignore_errors=True)
     os.replace(partial, final)
     sync(folder)
     replace_text(final / MARKER, "")
     sync(final)
-    load_checkpoint(final)
     for old in finished(folder)[:-keep]:
         shutil.rmtree(old)
     return final

@@ -1,19 +1,22 @@
+import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from sr_core.errors import ConfigError
+from sr_core.errors import ConfigError, WeightsError
+from sr_core.files import replace_text
 from train.checkpoints import (
     MARKER,
     Checkpoint,
     check_start,
+    check_written,
     finished,
     latest_checkpoint,
     load_checkpoint,
     replace_tensors,
-    replace_text,
     save_checkpoint,
     step_folder,
 )
@@ -59,6 +62,81 @@ def test_what_a_crash_left_of_a_checkpoint_is_written_over(tmp_path: Path) -> No
     path = save_checkpoint(tmp_path, 5, checkpoint(5), keep=1)
     assert sorted(p.name for p in path.iterdir()) == [MARKER, "ema.safetensors", "model.safetensors", "state.json"]
     assert not partial.exists()
+
+
+def flip_last_bit(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+
+
+def halve(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("damage", [flip_last_bit, halve, Path.unlink])
+@pytest.mark.parametrize("name", ["model.safetensors", "ema.safetensors"])
+def test_tensors_that_read_back_otherwise_leave_the_earlier_checkpoints_to_resume_from(
+    damage: Callable[[Path], None], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, folder = tmp_path, tmp_path / "checkpoints"
+    earlier = [save_checkpoint(folder, step, checkpoint(step), keep=2) for step in (1, 2)]
+
+    def on_a_bad_disk(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+        replace_tensors(path, tensors)
+        if path.name == name:
+            damage(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("train.checkpoints.replace_tensors", on_a_bad_disk)
+        with pytest.raises(WeightsError, match=f"must read back as it was written, .* has another {name};"):
+            save_checkpoint(folder, 3, checkpoint(3), keep=1)
+    assert finished(folder) == earlier
+    assert not step_folder(folder, 3).exists()
+    check_start(output, resume=True)
+    assert latest_checkpoint(folder).state["step"] == 2
+    save_checkpoint(folder, 3, checkpoint(3), keep=1)
+    assert sorted(folder.iterdir()) == finished(folder) == [step_folder(folder, 3)]
+
+
+def test_a_state_that_reads_back_otherwise_is_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_checkpoint(tmp_path, 1, checkpoint(1), keep=1)
+    with monkeypatch.context() as patch:
+        patch.setattr("train.checkpoints.replace_text", lambda path, text: replace_text(path, text[:-2]))
+        with pytest.raises(WeightsError, match=r"another state\.json"):
+            save_checkpoint(tmp_path, 2, checkpoint(2), keep=1)
+    assert latest_checkpoint(tmp_path).state["step"] == 1
+
+
+def test_a_checkpoint_is_read_back_before_it_is_marked_and_marked_before_others_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = save_checkpoint(tmp_path, 1, checkpoint(1), keep=1), step_folder(tmp_path, 2)
+    seen: list[str] = []
+
+    def note(word: str, function: Callable[..., None]) -> Callable[..., None]:
+        def noting(path: Path, *arguments: object, **options: object) -> None:
+            if word == "check" or path in (old, new / MARKER):
+                seen.append(f"{word} {len(finished(tmp_path))}")
+            function(path, *arguments, **options)
+
+        return noting
+
+    monkeypatch.setattr("train.checkpoints.check_written", note("check", check_written))
+    monkeypatch.setattr("train.checkpoints.replace_text", note("mark", replace_text))
+    monkeypatch.setattr("train.checkpoints.shutil.rmtree", note("prune", shutil.rmtree))
+    save_checkpoint(tmp_path, 2, checkpoint(2), keep=1)
+    assert seen == ["check 1", "mark 1", "prune 2"]
+
+
+def test_not_a_number_and_tensors_without_dimensions_read_back(tmp_path: Path) -> None:
+    odd = {"nan": torch.tensor([float("nan"), -0.0]), "step": torch.tensor(3), "none": torch.zeros(0, 2)}
+    odd |= {"half": torch.ones(2, 3, 4, 4, dtype=torch.bfloat16).to(memory_format=torch.channels_last)}
+    odd |= {"mask": torch.tensor([True, False]), "whole": torch.ones((), dtype=torch.float32, requires_grad=True)}
+    found = load_checkpoint(save_checkpoint(tmp_path, 1, Checkpoint({"odd": odd}, {}), keep=1))
+    assert found.tensors["odd"].keys() == odd.keys()
+    with pytest.raises(WeightsError, match=r"another odd\.safetensors"):
+        check_written(step_folder(tmp_path, 1), Checkpoint({"odd": {**odd, "step": torch.tensor(3.0)}}, {}))
 
 
 def test_resuming_where_there_is_nothing_is_an_error(tmp_path: Path) -> None:
