@@ -112,6 +112,21 @@ def check_judgement(judgement: Judgement) -> None:
             raise InputError(f"{name} must be finite on every held-out photograph; leave out what cannot be scored")
 
 
+def check_photos(judged: Mapping[str, str], found: Mapping[str, str]) -> None:
+    """Raise ConfigError if the photographs found are not those that rounds were judged on; both are {name: SHA-256}."""
+    changes = {
+        "gone": sorted(judged.keys() - found.keys()),
+        "new": sorted(found.keys() - judged.keys()),
+        "changed": sorted(name for name in judged.keys() & found.keys() if judged[name] != found[name]),
+    }
+    if any(changes.values()):
+        listed = "; ".join(f"{word}: {', '.join(names)}" for word, names in changes.items() if names)
+        raise ConfigError(
+            f"every round must be judged on the same held-out photographs, since the last one {listed}; "
+            "put back what they were, or name another output"
+        )
+
+
 def round_record(number: int, judgement: Judgement, change: Change, verdict: Verdict) -> dict[str, Any]:
     """Return a round's figures as plain values."""
 

@@ -16,7 +16,7 @@ from train.checkpoints import finished
 from train.compact_trainee import head_file
 from train.config import in_todays_settings, load_recipe, parse_recipe, recipe_values
 from train.curate import curate
-from train.judge import judge_adapters
+from train.judge import held_out_photos, judge_adapters
 from train.judge_tables import HOLD_OUTS, SFT, TRAINED, Judged, compare, judgement_text, lower_is_better
 from train.policy import REFERENCE
 from train.prefer import train_prefer
@@ -29,6 +29,7 @@ from train.round_rule import (
     PerPhoto,
     change_since,
     check_judgement,
+    check_photos,
     judgement_of,
     round_record,
     standing,
@@ -39,6 +40,8 @@ from train.trainees import ADAPTER
 MARKER = "_SUCCESS"
 """Written last in the folder of a round; holds the round's record as JSON."""
 ROUNDS, JUDGED = "rounds.json", "judged.json"
+PHOTOS = "photo_sha256"
+"""Key of a round's record: SHA-256 of every held-out photograph's file by the photograph's name."""
 MAY_CHANGE = (
     "output", "dataset", "cache", "log_every", "checkpoint_every", "keep_checkpoints", "sample_every", "trackers",
 )  # fmt: skip
@@ -122,7 +125,7 @@ class _Series:
         head_file(recipe.backbone)  # other backbones are not passed from round to round
         if recipe.lora.train != "lora":
             raise ConfigError("online rounds pass an adapter on: lora.train must be lora, got full")
-        self.recipe, self.parts, self.rounds = recipe, parts, recipe.rounds
+        self.recipe, self.parts, self.rounds, self.held_out = recipe, parts, recipe.rounds, recipe.held_out
         self.curation = load_recipe(CurateRecipe, Path(recipe.rounds.curate))
         self.output = Path(recipe.output)
         self.records: list[dict[str, Any]] = []
@@ -145,6 +148,16 @@ class _Series:
         changed = sorted(key for key in found | wanted if found.get(key) != wanted.get(key))
         if changed:
             raise ConfigError(f"{self.output} holds rounds with another {', '.join(changed)}; name another output")
+
+    def photos(self) -> dict[str, str]:
+        """Return the digests of the held-out photographs as they are now; those of the finished rounds are the same.
+
+        Rounds of earlier versions hold no digests to compare with. Raises ConfigError if a photograph is another one.
+        """
+        found = {photo.path.stem: photo.digest for photo in held_out_photos(self.held_out)}
+        judged = next((record[PHOTOS] for record in reversed(self.records) if PHOTOS in record), found)
+        check_photos(judged, found)
+        return found
 
     @property
     def newest(self) -> Path | None:
@@ -185,6 +198,7 @@ class _Series:
 
     def judge(self, number: int, adapter: Path) -> dict[str, Any]:
         """Compare with the best accepted round and return this one's record."""
+        photos = self.photos()  # again: a round takes hours
         judgement = self.parts.judge(self.recipe, adapter)
         check_judgement(judgement)
         best = standing(judgement, of="sft")
@@ -192,7 +206,7 @@ class _Series:
             best = standing(judgement_of(self.accepted), of="adapter")
         change = change_since(best, judgement)
         verdict = verdict_on(change, self.rounds.tolerance)
-        return round_record(number, judgement, change, verdict)
+        return {**round_record(number, judgement, change, verdict), PHOTOS: photos}
 
     def finish(self, number: int, record: dict[str, Any]) -> None:
         """Mark a round as finished."""
@@ -245,7 +259,8 @@ def run_rounds(recipe: PreferRecipe, parts: Parts | None = None) -> Path:
     same held-out photographs, degradations and seeds judge it, see `verdict_on`. Rounds lie in `round_1`, `round_2` ...
     of the recipe's output, beside `adapter` and `rounds.json`; finished ones are not made again and a half one goes on.
     `recipe.rounds.count` may grow from one start to the next, nothing else that makes numbers may change.
-    Raises ConfigError if a section is missing or the output holds rounds of another recipe.
+    Raises ConfigError if a section is missing, the output holds rounds of another recipe, or the held-out photographs
+    are not those of the rounds before.
     """
     series = _Series(recipe, parts or Parts())
     series.check_same()
@@ -256,6 +271,7 @@ def run_rounds(recipe: PreferRecipe, parts: Parts | None = None) -> Path:
     if processes.is_main and series.records:
         series.write()
     while series.stopped() is None:
+        series.photos()  # told before the work, not after
         number = len(series.records) + 1
         record = series.judge(number, series.prefer(number, series.curate(number)))
         if processes.is_main:

@@ -1,6 +1,7 @@
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -165,7 +166,10 @@ def small_photos(photos: Path) -> list[Image]:
 
 @pytest.fixture(scope="module")
 def values(tiny_head: Path, tmp_path_factory: pytest.TempPathFactory) -> Values:
-    """Return the values of a recipe of rounds, all but `output`."""
+    """Return the values of a recipe of rounds, all but `output`; the files that it holds out are never looked into."""
+    held_out = tmp_path_factory.mktemp("held_out")
+    for name in ("a", "b", "c"):
+        (held_out / f"{name}.png").write_text(name, encoding="utf-8")
     curation = tmp_path_factory.mktemp("recipe") / "curate.yaml"
     curate = {"seed": 1, "output": "set anew", "crops": "none", "presets": {"bicubic": 1.0}, "top": 2}
     curation.write_text(yaml.safe_dump(curate), encoding="utf-8")
@@ -181,7 +185,7 @@ def values(tiny_head: Path, tmp_path_factory: pytest.TempPathFactory) -> Values:
             "learning_rate": 1e-3, "batch_size": 8, "max_steps": 6, "warmup_steps": 1, "decay_steps": 1,
             "ema_rate": 1.0,
         },
-        "held_out": {"photos": ["chosen by the test"]},
+        "held_out": {"photos": [str(held_out)]},
         "rounds": {"count": 3, "curate": str(curation)},
         "window_px": 8,
         "log_every": 1,
@@ -333,6 +337,45 @@ def test_rounds_of_another_recipe_are_refused(values: Values, dark_run: Path) ->
     other = recipe_of(values, dark_run, objective={"name": "dpo", "beta": 21})
     with pytest.raises(ConfigError, match="another objective"):
         run_rounds(other)
+
+
+def test_photographs_that_change_between_rounds_are_refused_before_any_work(
+    values: Values, small_photos: list[Image], tiny_head: Path, tmp_path: Path
+) -> None:
+    held_out, output = tmp_path / "held_out", tmp_path / "run"
+    shutil.copytree(values["held_out"]["photos"][0], held_out)
+    toy = Toy(small_photos, tiny_head, [])
+    toy.truths = [image + 0.5 for image in toy.outputs(None)]
+
+    def run(count: int, parts: Parts = toy.parts) -> None:
+        changed = {"rounds": {**values["rounds"], "count": count}, "held_out": {"photos": [str(held_out)]}}
+        run_rounds(recipe_of(values, output, **changed), parts)
+
+    run(1)
+    files = [held_out / f"{name}.png" for name in "abc"]
+    assert list(written(output)["rounds"][0]["photo_sha256"]) == ["a", "b", "c"]
+    first = written(output)["rounds"]
+    toy.calls.clear()
+    files[0].write_text("another photograph of the same name", encoding="utf-8")
+    files[1].rename(held_out / "d.png")
+    with pytest.raises(ConfigError, match=r"same held-out photographs.*gone: b; new: d; changed: a; put back"):
+        run(2)
+    assert toy.calls == []
+    assert written(output)["rounds"] == first
+    run(1)  # nothing is left to judge
+    (held_out / "d.png").rename(files[1])
+    files[0].write_text("a", encoding="utf-8")
+
+    def prefer(recipe: PreferRecipe, *, resume: bool, policy_start: Path | None) -> Path:
+        files[2].write_text("changed while the round was trained", encoding="utf-8")
+        return toy.prefer(recipe, resume=resume, policy_start=policy_start)
+
+    with pytest.raises(ConfigError, match="since the last one changed: c;"):
+        run(2, replace(toy.parts, prefer=prefer))
+    assert toy.calls == ["curate round_2", "prefer round_2 from round_1, resume False"]
+    files[2].write_text("c", encoding="utf-8")
+    run(2)
+    assert len(written(output)["rounds"]) == 2
 
 
 def test_a_recipe_without_what_rounds_need_is_refused(values: Values, tmp_path: Path) -> None:
