@@ -390,7 +390,7 @@ def test_a_sweep_of_ranks_trains_each_once_and_compares_them(base: Values, held_
     recipe = recipe_of(values, tmp_path / "run", baselines=["prior", str(tmp_path / "outputs")])
     path = tmp_path / "recipe.yaml"
     path.write_text(json.dumps(recipe_values(recipe)), encoding="utf-8")
-    said = CliRunner().invoke(app, ["adversary", str(path), "--ranks", "1", "2", "3"], catch_exceptions=False).output
+    said = CliRunner().invoke(app, ["adversary", str(path), "--ranks", "1", "2", "3"], catch_exceptions=False).stdout
     found = rank_sweep(recipe, (1, 2, 3))
     assert said == sweep_text(recipe, found) + "\n"
     assert said.splitlines()[-1].endswith(

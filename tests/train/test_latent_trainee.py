@@ -3,6 +3,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -13,6 +14,7 @@ from sr_core.diffusion import preserving_level
 from sr_core.errors import ConfigError, WeightsError
 from sr_core.images import read_size
 from sr_core.preference_data.dataset import open_dataset
+from tests.train.conftest import columns_of
 from tests.train.latent_case import GROUPS, SIDE, latent_values, save_backbone, write_dataset
 from train.adversary import _learner, train_adversary
 from train.checkpoints import latest_checkpoint
@@ -292,8 +294,12 @@ def test_an_adversary_of_a_latent_backbone_trains_and_as_dpo_uses_it(
     objective = {"name": "as_dpo", "beta": 20.0, "adversary_strength": 1.0}
     for kind in ("sd2-epsilon", "flux-lora"):
         own = {**adversary, "output": str(tmp_path / kind)}
-        recipe = recipe_of(values_of(kind, tmp_path / f"{kind}-run", adversary=own, objective=objective))
+        values = values_of(kind, tmp_path / f"{kind}-run", adversary=own, objective=objective, sample_every=3)
+        recipe = recipe_of(values)
         folder = train_adversary(recipe)
+        _, model, imitator, *_ = columns_of(tmp_path / kind / "samples" / "grid_00000003.png", 5)
+        assert not np.array_equal(model, imitator)
+        assert (tmp_path / kind / "report.html").is_file()
         assert any(
             float(value.abs().max()) > 0
             for name, value in load_file(next(folder.glob("*.safetensors"))).items()
