@@ -12,6 +12,7 @@ from sr_core.backbones.adapters import PEFT_FILES
 from sr_core.backbones.compact import HEAD_FILE
 from sr_core.errors import ConfigError, WeightsError
 from sr_core.precision import resolve_dtype
+from sr_core.preference_data.export import untrainable
 from sr_core.preference_data.run_groups import find_runs, run_digest
 from sr_core.restorer import RestoreRequest
 from sr_core.rewards.group import CONSISTENCY
@@ -131,11 +132,23 @@ def _crop_order(recipe: CurateRecipe, count: int) -> list[int]:
     return torch.randperm(count, generator=seeded_generator(recipe.seed, "crops"))[:wanted].tolist()
 
 
+def _trainable_runs(recipe: CurateRecipe) -> list[Run]:
+    """Return the recipe's runs; raises ConfigError for one that cannot give its pairs or that training cannot read."""
+    runs = find_runs(recipe.runs, least=2 * recipe.top)
+    for run in runs:
+        reason = untrainable(run)
+        if reason is not None:
+            raise ConfigError(f"{reason}; leave the run {run.folder} out of runs")
+    if len({run_digest(run) for run in runs}) < len(runs):
+        raise ConfigError("runs must differ from each other; one of them is named twice")
+    return runs
+
+
 def make_plan(recipe: CurateRecipe, device: str) -> Plan:
     """Check everything that a recipe names; loads no model.
 
-    Raises ConfigError for an unknown backbone or metric set, missing crops or runs that are too small, and
-    WeightsError for missing weights.
+    Raises ConfigError for an unknown backbone or metric set, missing crops, or runs that are too small or not enlarged
+    by what training reads, and WeightsError for missing weights.
     """
     metric_set(recipe.metric_set)
     dtype = resolve_dtype(recipe.dtype, device)
@@ -151,10 +164,8 @@ def make_plan(recipe: CurateRecipe, device: str) -> Plan:
     if recipe.licenses is not None:
         licenses = read_licenses(Path(recipe.licenses))
         sources["licenses"] = sha256_of(Path(recipe.licenses))
-    runs = find_runs(recipe.runs, least=2 * recipe.top)
+    runs = _trainable_runs(recipe)
     sources["runs"] = [run_digest(run) for run in runs]
-    if len(set(sources["runs"])) < len(runs):
-        raise ConfigError("runs must differ from each other; one of them is named twice")
     tasks = [Task(i, crop, None) for i, crop in enumerate(order)]
     tasks += [Task(len(order) + i, None, run) for i, run in enumerate(runs)]
     return Plan(recipe, device, dtype, tuple(tasks), crops, sources, licenses)

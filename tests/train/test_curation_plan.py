@@ -1,4 +1,6 @@
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -6,6 +8,7 @@ import torch
 
 from sr_core.backbones.adapters import PEFT_FILES
 from sr_core.errors import ConfigError
+from tests.explorer_run import write_run
 from tests.train.conftest import Values
 from train.config import parse_recipe
 from train.curation_plan import candidate_seed, make_plan, read_licenses
@@ -58,6 +61,19 @@ def test_the_sources_settle_what_is_read(curate_values: Values) -> None:
     assert (plan.sources["dtype"], plan.sources["device"], plan.dtype) == ("float32", "cpu", torch.float32)
     assert len(plan.sources["head"]) == 64
     assert plan.score_keys == ("lpips", "ssimulacra2", "vsi", "brisque", "niqe")
+
+
+def test_a_run_of_another_scale_is_refused_before_anything_is_made(curate_values: Values, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    run = write_run(runs / "four", size=128, seed=1)
+    assert [task.run for task in make_plan(recipe_of(curate_values, runs=[str(runs)]), "cpu").tasks][-1] is not None
+    twice = write_run(runs / "two", size=128, seed=2)
+    replace(twice, values={**run.values, "size": [64, 64]}).save()
+    match = (
+        f"bluebird.png must be enlarged by 4 for training, got 32 x 32 px to 64 x 64 px; leave the run {runs}/two out"
+    )
+    with pytest.raises(ConfigError, match=re.escape(match)):
+        make_plan(recipe_of(curate_values, runs=[str(runs)]), "cpu")
 
 
 def test_licences_are_read_by_photograph_and_settle_the_dataset(curate_values: Values, tmp_path: Path) -> None:
