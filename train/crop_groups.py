@@ -1,6 +1,5 @@
 """Packed crops as groups: degraded, restored from M seeds each and scored."""
 
-import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,19 +9,20 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
+from sr_core.backbones import drawing_of
+from sr_core.backbones.backbone import CONTROL_SCALE
 from sr_core.degradations import degrade
 from sr_core.errors import InputError
 from sr_core.images import from_uint8, to_uint8
 from sr_core.noise import GENERATOR
 from sr_core.preference_data.run_groups import run_group
-from sr_core.preference_data.shards import UNKNOWN_LICENSE, Origin, ScoredGroup
+from sr_core.preference_data.shards import UNKNOWN_LICENSE, Origin, ScoredGroup, further_settings
 from sr_core.restorer import MAX_CANDIDATES, Candidate
 from sr_core.rewards import GroupScorer, GroupScores
 from sr_core.tensors import Enlarged, Image
-from sr_core.tiling import TILE
 from train.curation_plan import Plan, Task, candidate_seed, draw_request
 from train.data import CROPS, seeded_generator
-from train.drawing import restorer_of
+from train.drawing import has_control_branch, restorer_of
 
 LargePixels = UInt8[np.ndarray, "H W 3"]
 """8-bit pixels on the grid of `Enlarged`."""
@@ -110,6 +110,8 @@ class Workshop:
 
     def _origin(self, crop: int, preset: str) -> Origin:
         recipe, entry = self.plan.recipe, self.plan.crops["crops"][crop]
+        drawing = drawing_of(recipe.backbone.name, draw_request(recipe, 0, 1).given)
+        quantize = None if recipe.backbone.quantize == "none" else recipe.backbone.quantize
         return Origin(
             generator=GENERATOR,
             model_id=recipe.backbone.name,
@@ -120,7 +122,8 @@ class Workshop:
             steps=recipe.draw.num_steps,
             guidance=recipe.draw.guidance,
             color_fix="off",
-            tile_cfg=json.dumps({"tile": TILE}),
+            control_scale=CONTROL_SCALE if has_control_branch(recipe.backbone) else None,
+            tile_cfg=further_settings({**vars(drawing), "quantize": quantize}),
             preset=preset,
             photo=f"{entry['photo']}@{entry['row']},{entry['column']}",
             license=self.plan.licenses.get(entry["photo"], UNKNOWN_LICENSE),

@@ -86,6 +86,11 @@ def backbone_digests(config: BackboneConfig) -> dict[str, str | None]:
     return {"head": whole, "adapter": None if config.adapter is None else part_digest(Path(config.adapter))}
 
 
+def has_control_branch(config: BackboneConfig) -> bool:
+    """Return whether a control branch is among the parts of the recipe's backbone."""
+    return config.name != "compact" and "controlnet" in located_parts(config)
+
+
 def adapter_file(folder: Path) -> Path | None:
     """Return the file of a trained adapter or control branch; None if there is none yet."""
     from train.latent_policy import BRANCH_FILE

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sr_core.backbones import BACKBONES
 from sr_core.errors import ConfigError
 from sr_core.preference_data.dataset import PreferenceDataset, decode_png, open_dataset
 from sr_core.preference_data.folder import stored_recipe
+from sr_core.preference_data.shards import FURTHER
 from sr_core.rewards.group import hybrid_reward, score_term
 from sr_core.runs import CandidateRecord, Run, new_run_id
 from sr_core.version import VERSION
@@ -102,6 +104,7 @@ def _values(rows: list[dict[str, Any]], recipe: Mapping[str, Any]) -> dict[str, 
         "schedule": drawn["schedule"],
         "noise": drawn["generator"],
         "color": drawn["color_fix"] or "off",
+        **_further(drawn),
         "metric_set": recipe["metric_set"] if "metric_set" in recipe else recipe["metric_sets"][first["group_id"]],
         "fidelity_weight": fidelity_weight,
         "tie_band": _tie_band(rows, fidelity_weight),
@@ -111,6 +114,14 @@ def _values(rows: list[dict[str, Any]], recipe: Mapping[str, Any]) -> dict[str, 
         "notices": notices,
         "status": "done",
     }  # fmt: skip
+
+
+def _further(drawn: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that only some backbones have; tables give a guidance of 1 to those that have none."""
+    spec, settings = BACKBONES.get(drawn["model_id"]), json.loads(drawn["tile_cfg"] or "{}")
+    if drawn["guidance"] is not None and (spec is None or spec.defaults.guidance is not None):
+        settings["guidance"] = drawn["guidance"]
+    return {name: value for name, value in settings.items() if name in (*FURTHER, "guidance")}
 
 
 def _tie_band(rows: list[dict[str, Any]], fidelity_weight: float) -> float:

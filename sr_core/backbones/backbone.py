@@ -19,6 +19,9 @@ Observation = Any
 Condition = Any
 """A NamedTuple of tensors that one photo or tile yields; only its own backbone looks inside."""
 
+CONTROL_SCALE = 1.0
+"""Weight of what a control branch adds, for all backbones with one: that of DP2O-SR's released script."""
+
 OnCall = Callable[[], None]
 """Told before every network call; may raise to end the drawing."""
 
@@ -166,3 +169,9 @@ class BackboneSpec:
     variants: tuple[tuple[str, str], ...] = ()
     """Trained variants that come inside a part, beside the adapters that are installed: (name, folder in the part)."""
     scale: int = 4
+
+    @property
+    def control_scale(self) -> float | None:
+        """Return the weight of the control branch; None where there is none, or need not be one."""
+        needed = any(part.name == "controlnet" and not part.optional for part in self.parts)
+        return CONTROL_SCALE if needed else None

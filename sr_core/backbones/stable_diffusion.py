@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from sr_core.backbones.adapters import load_lora, merge_loras
-from sr_core.backbones.backbone import LoadOptions
+from sr_core.backbones.backbone import CONTROL_SCALE, LoadOptions
 from sr_core.backbones.drawing import Drawing
 from sr_core.backbones.latent import LatentBackbone, LatentCondition, Text, matched
 from sr_core.backbones.loading import fill_network, load_network, read_tensors
@@ -19,8 +19,6 @@ from sr_core.tensors import Latent, PerSample
 
 CONTROLNET_FILES = ("model.safetensors", "diffusion_pytorch_model.safetensors")
 MERGED = "merged"
-CONTROL_SCALE = 1.0
-"""Of DP2O-SR's released script."""
 PREDICTIONS_OF = {"epsilon": "epsilon", "v_prediction": "v"}
 """Our name of what a scheduler's configuration calls its prediction."""
 

@@ -51,7 +51,9 @@ def candidate_schema(score_keys: Sequence[str]) -> pa.Schema:
     """Return the schema of the table of candidates; `score_keys` are the columns of both score structs.
 
     `lr_image` and `hr_image` are filled on the first row of each group only. A score is null where it could not be
-    taken, `rank` where nothing could be ranked.
+    taken, `rank` where nothing could be ranked. `tile_cfg` is JSON: the side of a tile in LQ pixels, and every setting
+    of the drawing that has no column of its own (see `further_settings` of `shards`). Datasets of earlier versions
+    have the tile alone.
     """
     scores = pa.struct([(key, pa.float64()) for key in score_keys])
     text, number, count = pa.string(), pa.float64(), pa.int32()

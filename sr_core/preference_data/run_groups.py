@@ -1,6 +1,5 @@
 """Runs of the page and of `sr upscale` as groups of candidates."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -8,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from sr_core.backbones import BACKBONES
 from sr_core.errors import ConfigError, InputError
 from sr_core.images import Pixels8, from_uint8, read_image, to_uint8
 from sr_core.noise import GENERATOR
-from sr_core.preference_data.shards import Origin, ScoredGroup
+from sr_core.preference_data.shards import Origin, ScoredGroup, further_settings
 from sr_core.rewards import GroupScores
 from sr_core.rewards.group import GroupReward
 from sr_core.rewards.local_files import sha256_of
@@ -69,6 +69,8 @@ def _stored_scores(run: Run) -> dict[str, list[float]]:
 
 def _origin(run: Run) -> Origin:
     values = run.values
+    made = (values.get("audit") or {}).get("degradation") or {}
+    spec = BACKBONES.get(values["backbone"])
     return Origin(
         generator=values.get("noise", GENERATOR),
         model_id=values["backbone"],
@@ -77,10 +79,11 @@ def _origin(run: Run) -> Origin:
         sampler=values["sampler"],
         schedule=values["schedule"],
         steps=values["steps"],
-        guidance=None,
+        guidance=values.get("guidance"),
+        control_scale=None if spec is None else spec.control_scale,
         color_fix=values["color"],
-        tile_cfg=json.dumps({"tile": TILE}),
-        preset=None,
+        tile_cfg=further_settings({"tile": TILE, **values}),
+        preset=made.get("preset"),
         photo=values["input"]["name"],
         code_version=values["version"],
     )

@@ -29,6 +29,8 @@ _DRAWING = (
     *("color_fix", "tile_cfg", "schedule", "dtype"),
 )
 """Columns that say how a candidate was drawn."""
+FURTHER = ("tile", "prompt", "negative_prompt", "start", "strength", "parts", "offload", "quantize")
+"""Settings of a drawing, by their names in run.json, that share the column `tile_cfg`."""
 UNKNOWN_LICENSE = "unknown"
 """Licence of a source photograph where nobody stated one."""
 
@@ -48,7 +50,7 @@ class Origin:
     guidance: float | None
     color_fix: str
     tile_cfg: str
-    """JSON."""
+    """JSON, as `further_settings` gives it."""
     preset: str | None
     photo: str
     """File name of the source photograph, with the corner of the crop."""
@@ -76,6 +78,11 @@ class ScoredGroup:
     reward: GroupReward
     metrics: Sequence[Mapping[str, Any]]
     """Provenance of each score."""
+
+
+def further_settings(drawn: Mapping[str, Any]) -> str:
+    """Return the column `tile_cfg`: which settings without a column of their own a group was drawn with."""
+    return json.dumps({name: drawn[name] for name in FURTHER if drawn.get(name) is not None})
 
 
 class Seconds(NamedTuple):

@@ -1,9 +1,11 @@
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sr_core.backbones import drawing_of
 from sr_core.errors import ConfigError
 from sr_core.images import read_image, write_image
 from sr_core.preference_data.dataset import open_dataset
@@ -35,8 +37,14 @@ def test_curation_draws_from_a_latent_backbone_and_says_which(
     images = dataset.group(0).images
     assert images.shape == (2, 256, 256, 3)
     assert not (images[0] == images[1]).all()
-    row = dataset.rows(0, ["model_id", "sampler", "guidance", "model_revision"]).to_pylist()[0]
+    row = dataset.rows(0).to_pylist()[0]
     assert (row["model_id"], row["sampler"], row["guidance"]) == ("c-sd2", "native", 1.5)
+    drawing = drawing_of("c-sd2", {})
+    assert row["control_scale"] == 1.0
+    assert json.loads(row["tile_cfg"]) == {
+        "tile": drawing.tile, "prompt": "", "negative_prompt": drawing.negative_prompt, "start": drawing.start,
+        "strength": drawing.strength,
+    }  # fmt: skip
     assert row["model_revision"] == backbone_digests(BackboneConfig(**backbone))["head"]
 
 

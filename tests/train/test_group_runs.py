@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -50,6 +51,16 @@ def test_a_run_that_became_a_group_comes_back_as_it_was(runs: list[Run], dataset
         assert opened.values["tie_band"] == pytest.approx(before.values["tie_band"], abs=1e-15)
         assert (opened.folder / "reference.png").is_file() == before.values["reference"]
         assert job_of(opened).metric_set == "offline"
+
+
+def test_the_settings_of_another_backbone_come_back(runs: list[Run], tmp_path: Path) -> None:
+    settings = {"guidance": 5.5, "tile": 128, "prompt": "a bird", "negative_prompt": "", "start": "lq", "strength": 0.5}
+    others = [replace(run, values={**run.values, "backbone": "c-sd2", **settings}) for run in runs]
+    found = pairable(others, SETTINGS)
+    export_runs(found, tmp_path / "pairs", SETTINGS, mean_spread_in_view(found.runs, 2), datetime.now(UTC))
+    for run in write_runs(tmp_path / "pairs", tmp_path / "out"):
+        assert {name: run.values[name] for name in settings} == settings
+        assert job_of(run).guidance == 5.5
 
 
 def test_a_run_of_a_group_is_exported_as_that_group(dataset: Path, tmp_path: Path) -> None:

@@ -1,4 +1,7 @@
+import json
 from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -6,12 +9,14 @@ import pytest
 
 from sr_core.errors import InputError
 from sr_core.images import Pixels8, from_uint8, read_image, to_uint8
+from sr_core.preference_data.dataset import candidate_schema
 from sr_core.preference_data.run_groups import first_candidates, run_group, stored_group
-from sr_core.preference_data.shards import ScoredGroup
+from sr_core.preference_data.shards import ScoredGroup, group_table
 from sr_core.rewards import GroupScorer, GroupScores
 from sr_core.runs import Run
 from sr_core.scoring import local_pixels
 from sr_core.tensors import Enlarged, Image
+from tests.explorer_run import write_run
 from tests.restored_runs import restore_two
 
 
@@ -63,6 +68,31 @@ def test_the_images_are_those_of_the_runs_files(runs: Path, groups: tuple[Scored
             assert np.array_equal(image, local_pixels(run.path(record)))
         assert np.array_equal(group.lq, local_pixels(runs / "photo.png"))
         assert group.origin.preset is None
+
+
+SETTINGS = {
+    "guidance": 5.5, "tile": 128, "prompt": "a bird", "negative_prompt": "blur", "start": "lq", "strength": 0.75,
+    "parts": {"base": "mine"}, "offload": "none", "quantize": "8bit",
+}  # fmt: skip
+
+
+def test_a_run_of_other_settings_keeps_them_in_its_rows(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", size=128)
+    audit = {"degradation": {"preset": "seesr", "seed": 5}}
+    other = replace(run, values={**run.values, "backbone": "c-sd2", **SETTINGS, "audit": audit})
+    group = stored_group(other, fidelity_weight=0.5)
+    rows = group_table(group, candidate_schema(list(group.raw)), datetime.now(UTC)).to_pylist()
+    for row in rows:
+        assert (row["guidance"], row["control_scale"], row["preset"]) == (5.5, 1.0, "seesr")
+        assert json.loads(row["tile_cfg"]) == {name: value for name, value in SETTINGS.items() if name != "guidance"}
+
+
+def test_a_run_that_says_less_has_the_usual_tile_and_nothing_made_up(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", size=128)
+    for audit in (None, {"lq": {"name": "given.png"}}):
+        origin = stored_group(replace(run, values={**run.values, "audit": audit}), fidelity_weight=0.5).origin
+        assert origin.guidance is origin.control_scale is origin.preset is None
+        assert origin.tile_cfg == '{"tile": 224}'
 
 
 def test_the_ground_truth_is_the_runs_reference_or_absent(hq: Pixels8, groups: tuple[ScoredGroup, ScoredGroup]) -> None:
