@@ -27,13 +27,17 @@ def data(
         typer.Argument(help="RECIPE [section.key=value ...], or folders of photographs and Debian packages of some."),
     ],
     out: Annotated[Path | None, typer.Option(help="Folder for the packed crops; not with a recipe.")] = None,
-    crops_per_photo: Annotated[int, typer.Option(min=1)] = 10,
-    seed: Annotated[int, typer.Option()] = 0,
+    crops_per_photo: Annotated[int | None, typer.Option(min=1, help="10 by default; not with a recipe.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the crops' places; a recipe's own seed is of its training.")] = 0,
 ) -> None:
     """Pack photographs into the crops that a recipe reads."""
     if sources[0].endswith((".yaml", ".yml")):
         from train.config import SftRecipe, load_recipe
 
+        given = {"--out": ("data.crops", out), "--crops-per-photo": ("data.crops_per_photo", crops_per_photo)}
+        for option, (key, value) in given.items():
+            if value is not None:
+                raise ConfigError(f"{option} must be left out with a recipe, got {value}; use {key}={value}")
         loaded = load_recipe(SftRecipe, Path(sources[0]), tuple(sources[1:]))
         if not loaded.data.photos:
             raise ConfigError(f"{sources[0]} must name data.photos, what to pack; it names none")
@@ -45,8 +49,8 @@ def data(
 
     with photo_folders(sources) as folders:
         photos = [path for _, path in photos_of(sources, folders)]
-        count = pack(photos, out, crops_per_photo=crops_per_photo, seed=seed)
-    typer.echo(f"{count} crops in {out}")
+        count = pack(photos, out, crops_per_photo=10 if crops_per_photo is None else crops_per_photo, seed=seed)
+    typer.echo(f"{count} crops in {out}, placed by seed {seed}")
 
 
 @app.command()

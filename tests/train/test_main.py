@@ -88,6 +88,34 @@ def test_options_of_another_recipe_or_of_no_list_are_refused_in_one_line(values:
         assert word in line
 
 
+@pytest.mark.parametrize(("option", "key"), [("--out", "data.crops"), ("--crops-per-photo", "data.crops_per_photo")])
+def test_what_a_recipe_says_of_crops_is_not_said_by_an_option(
+    values: Values, originals: Path, tmp_path: Path, option: str, key: str
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    data = {**values["data"], "photos": [str(originals)], "crops": str(tmp_path / "crops")}
+    recipe.write_text(yaml.safe_dump({**values, "data": data}), encoding="utf-8")
+    done = run("data", recipe, option, "3")
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [f"error: {option} must be left out with a recipe, got 3; use {key}=3"]
+    assert not (tmp_path / "crops").exists()
+
+
+def test_packing_by_recipe_gives_the_crops_of_the_same_photographs_by_option(
+    values: Values, originals: Path, crops: Path, tmp_path: Path
+) -> None:
+    """The seed of a recipe, which is of its training, places no crops."""
+    recipe = tmp_path / "recipe.yaml"
+    data = {**values["data"], "photos": [str(originals)], "crops": str(tmp_path / "crops"), "crops_per_photo": 1}
+    recipe.write_text(yaml.safe_dump({**values, "data": data}), encoding="utf-8")
+    for seed, expected in (("3", True), ("0", False)):
+        done = run("data", recipe, "--seed", seed)
+        assert done.returncode == 0, done.stderr
+        assert f"placed by seed {seed}" in done.stdout
+        packed = (tmp_path / "crops" / "crops.npy").read_bytes()
+        assert (packed == (crops / "crops.npy").read_bytes()) is expected
+
+
 def test_packing_by_command_gives_the_same_crops_as_before(originals: Path, crops: Path, tmp_path: Path) -> None:
     done = run("data", originals, "--out", tmp_path / "crops", "--crops-per-photo", "1", "--seed", "3")
     assert done.returncode == 0, done.stderr
