@@ -348,16 +348,18 @@ def held_out(
     avoid: Annotated[
         list[Path] | None, typer.Option(help="Photographs that must not be among them; may be repeated.")
     ] = None,
-    crops: Annotated[int, typer.Option(min=1)] = 60,
+    crops: Annotated[int | None, typer.Option(min=1, help="How many; 60 by default.")] = None,
     listed: Annotated[
         Path | None, typer.Option("--from", help="Cut the crops of this held_out.json again, each by its SHA-256.")
     ] = None,
 ) -> None:
     """Cut crops that judge from photographs that no other folder holds.
 
-    With --from, SOURCES hold one folder for each source of the list, by its name; --avoid and --crops do not apply.
+    With --from, SOURCES hold one folder for each source of the list, by its name.
     """
     if listed is not None:
+        if avoid or crops is not None:
+            raise ConfigError("--from takes the crops of its list: leave --avoid and --crops out")
         from train.held_out import cut_held_out_again
 
         typer.echo(cut_held_out_again(listed, sources, out))
@@ -366,7 +368,7 @@ def held_out(
         raise ConfigError("--avoid must name the photographs that train, or --from a list of crops")
     from train.held_out import make_held_out
 
-    typer.echo(make_held_out(sources, out, avoid=avoid, count=crops))
+    typer.echo(make_held_out(sources, out, avoid=avoid, count=60 if crops is None else crops))
 
 
 @app.command()
@@ -425,6 +427,7 @@ def niqe(
 
 @app.command()
 def evaluate(
+    context: typer.Context,
     run: Annotated[Path, typer.Argument(help="RECIPE of `sft`, `prefer` or `iqa`, or the output folder of `sft`.")],
     overrides: Overrides = None,
     photos: Annotated[Path | None, typer.Option(help="Held-out photographs; the recipe's by default.")] = None,
@@ -448,6 +451,14 @@ def evaluate(
     with --adapter nothing has to be trained; the other options are for `sft`.
     """
     if adapter or against:
+        options = ("photos", "presets", "seeds", "steps", "sampler", "schedule", "limit", "out")
+        sources = {name: context.get_parameter_source(name) for name in options}
+        given = [f"--{name}" for name, source in sources.items() if source is not None and source.name != "DEFAULT"]
+        if given:
+            raise ConfigError(
+                f"--adapter and --against must come without {', '.join(given)}: the recipe's held_out says on what, "
+                "as in held_out.photos=[FOLDER] held_out.presets=[NAME] held_out.limit=N"
+            )
         _evaluate_pair(run, tuple(overrides or ()), adapter, against)
         return
     if run.suffix in (".yaml", ".yml"):

@@ -116,14 +116,14 @@ def unjudged_note(baselines: Sequence[str]) -> list[str]:
 
 
 def imitation_text(content: dict[str, Any]) -> str:
-    """Return what `imitation` found as a table, and what it does not say."""
+    """Return what `imitation` found as a table, and what it does not say; runs of earlier versions hold no notes."""
     rows = [
         f"{name:<15} {row['sft']:>9.4f} {row['adversary']:>9.4f} {gain_text(row)}"
         for name, row in content["lpips"].items()
     ]
     head = f"{'baseline':<15} {'SFT':>9} {'adversary':>9} nearer by (95 % interval)"
     title = f"LPIPS to baselines' outputs of {content['photos']} held-out photographs, {content['seeds']} seeds each"
-    return "\n".join((title, head, *rows, *content["notes"]))
+    return "\n".join((title, head, *rows, *content.get("notes", ())))
 
 
 def imitation(

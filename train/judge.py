@@ -273,7 +273,8 @@ def _named_adapter(recipe: PreferRecipe, named: str) -> tuple[str, Path | None]:
     folder = Path(named)
     if adapter_file(folder) is not None:
         inner = folder.resolve()
-        return (inner.parent if inner.name in (ADAPTER, BRANCH) else inner).name, folder
+        name = (inner.parent if inner.name in (ADAPTER, BRANCH) else inner).name
+        return f"other_{name}" if name == SFT else name, folder
     if named == SFT:
         return SFT, _start(recipe)
     known = available_adapters(recipe.backbone.name)

@@ -205,7 +205,7 @@ def _imitated(run: _Run) -> str:
         )
         for name, row in found["lpips"].items()
     )
-    notes = "".join(f"<p>{escape(line)}</p>" for line in found["notes"])
+    notes = "".join(f"<p>{escape(line)}</p>" for line in found.get("notes", ()))
     head = ("baseline", "SFT", "adversary", "nearer by", "95 % interval", "nearer")
     return section("Held-out photographs", f"<p>{escape(said)}</p>", table(head, rows), notes)
 

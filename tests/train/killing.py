@@ -71,13 +71,18 @@ def kill_and_resume(command: str, recipe: Path, output: Path, seed: int) -> None
     """Run `command` of KILLED_STEPS steps, kill it early, in the middle and late, at random points, and let it end."""
     rng, log = random.Random(seed), output / "log.jsonl"
 
+    def lines() -> int:
+        return log.read_bytes().count(b"\n") if log.is_file() else 0
+
     def resume() -> list[str]:
         return ["--resume"] if finished(output / "checkpoints") else []
 
     for first in (2, 12, 22):
         steps, delay_s = rng.randrange(first, first + 8), rng.uniform(0, 0.05)
+        # The log of the run before is there too: only a longer one is this run's.
+        least = max(steps, lines() + 1)
         kill_when(
-            lambda steps=steps: log.is_file() and log.read_bytes().count(b"\n") >= steps,
+            lambda least=least: lines() >= least,
             delay_s,
             [command, str(recipe), *resume()],
             recipe.with_suffix(".err"),

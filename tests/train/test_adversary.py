@@ -41,11 +41,12 @@ from train.checkpoints import load_checkpoint
 from train.compact_trainee import CompactModel, load_policy
 from train.config import parse_recipe, recipe_values
 from train.data import seeded_generator
-from train.imitation import imitation
+from train.imitation import imitation, imitation_text
 from train.losses import exponent_of, pulled_back, trusted_guess
 from train.policy import ADVERSARY, POLICY, REFERENCE, HeadPolicy
 from train.prefer import PairSource, train_prefer, training_pairs
 from train.preference_config import PreferRecipe
+from train.report import write_report
 from train.steps import PairBatch, adversarial_loser, clean_step, preference_step
 from train.store import GroupStore, Window, group_store
 
@@ -290,6 +291,15 @@ def test_a_run_ends_with_a_grid_and_a_report_of_how_near_it_comes(trained: Prefe
     assert "not finished" not in page.text
     assert "weights.json" not in page.text
     assert f"over_sharpened  {row['sft']:>9.4f}" in judged_text(trained)
+
+
+def test_a_run_of_an_earlier_version_gets_its_report_and_table_too(trained: PreferRecipe, tmp_path: Path) -> None:
+    old = Path(shutil.copytree(run_of(trained), tmp_path / "old"))
+    summary = json.loads((old / "summary.json").read_text(encoding="utf-8"))
+    assert summary["imitation"].pop("notes") == []
+    (old / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+    assert "over_sharpened" in Reader(write_report(old)).words
+    assert imitation_text(summary["imitation"]) == judged_text(trained)
 
 
 def test_an_adversary_that_learned_nothing_is_not_nearer(trained: PreferRecipe, tmp_path: Path) -> None:

@@ -80,7 +80,10 @@ def test_options_of_another_recipe_or_of_no_list_are_refused_in_one_line(values:
     recipe.write_text(yaml.safe_dump(values), encoding="utf-8")
     for arguments, word in (
         (("evaluate", recipe, "--against", "hpo"), "need a recipe of prefer"),
+        (("evaluate", recipe, "--adapter", "hpo", "--limit", "3", "--out", "x.json"), "without --limit, --out:"),
         (("held-out", tmp_path, "--out", tmp_path / "crops"), "--avoid must name"),
+        (("held-out", tmp_path, "--out", tmp_path / "crops", "--from", recipe, "--avoid", tmp_path), "leave --avoid"),
+        (("held-out", tmp_path, "--out", tmp_path / "crops", "--from", recipe, "--crops", "60"), "leave --avoid"),
     ):
         done = run(*arguments)
         assert done.returncode == 2

@@ -254,9 +254,10 @@ processes.close()
 
 
 def test_trackio_keeps_every_figure_in_its_own_folder_without_a_network(tmp_path: Path) -> None:
+    own = {name: value for name, value in os.environ.items() if not name.startswith("TRACKIO_")}
     done = subprocess.run(
         [sys.executable, "-c", TRACKED, str(tmp_path / "run")],
-        env={**os.environ, "TRACKIO_DIR": str(tmp_path / "trackio"), "PYTHONPATH": str(Path(__file__).parents[2])},
+        env={**own, "TRACKIO_DIR": str(tmp_path / "trackio"), "PYTHONPATH": str(Path(__file__).parents[2])},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
