@@ -470,10 +470,13 @@ def evaluate(
             from train.judge import judge_recipe
             from train.trainees import trained_folder
 
-            typer.echo(judge_recipe(preference, trained_folder(preference))["text"])
+            judged = judge_recipe(preference, trained_folder(preference))
+            from train.processes import Processes
             from train.report import write_report
 
-            typer.echo(write_report(Path(preference.output)))
+            if Processes().is_main:
+                typer.echo(judged["text"])
+                typer.echo(write_report(Path(preference.output)))
             return
         if "targets" in recipe_sections(run):
             from train.iqa_config import IqaRecipe
@@ -518,8 +521,11 @@ def _evaluate_pair(recipe: Path, overrides: tuple[str, ...], adapter: str, again
         raise ConfigError(f"--adapter and --against need a recipe of prefer, got {recipe}")
     loaded = load_recipe(PreferRecipe, recipe, overrides)
     from train.judge import judge_pair
+    from train.processes import Processes
 
-    typer.echo(judge_pair(loaded, adapter, against)["text"])
+    judged = judge_pair(loaded, adapter, against)
+    if Processes().is_main:
+        typer.echo(judged["text"])
 
 
 def main() -> None:
